@@ -1,0 +1,190 @@
+"""Search spaces: what is searched, written as in `temperature: loguniform(1, 20)`.
+
+One YAML file a method (kd.yaml ...), published grids and sweeps in presets/. The words are Ray Tune's and the same in
+a file and in `--set NAME=EXPR`:
+
+    uniform(low, high)   loguniform(low, high)   quniform(low, high, step)
+    randint(low, high)   lograndint(low, high)   (high excluded, as in Ray Tune)
+    choice(a, b, ...)    grid(a, b, ...)         anything else is a fixed value
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+Value = float | int | str | bool
+
+N_ARGUMENTS = {"uniform": 2, "loguniform": 2, "quniform": 3, "randint": 2, "lograndint": 2}
+CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where one hyperparameter may lie: an interval (low, high) or a list of values."""
+
+    word: str  # uniform, loguniform, quniform, randint, lograndint, choice or grid
+    low: float = 0.0
+    high: float = 0.0
+    step: float = 0.0  # of quniform
+    values: tuple[Value, ...] = ()  # of choice and grid
+
+    def __str__(self) -> str:
+        """As the user writes it."""
+        inside = self.values or (self.low, self.high, self.step)[: N_ARGUMENTS.get(self.word, 0)]
+        return f"{self.word}({', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in inside)})"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a sampler of this domain could draw `value`."""
+        if self.values:
+            return value in self.values
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if self.word in ("randint", "lograndint"):
+            return value == int(value) and self.low <= value < self.high
+        return self.low <= value <= self.high
+
+    def ends(self) -> tuple[Value, ...]:
+        """The values that a range check must accept for the whole domain to be legal."""
+        if self.values:
+            return self.values
+        return (self.low, self.high - 1 if self.word in ("randint", "lograndint") else self.high)
+
+
+Space = dict[str, Domain | Value]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'kd'?` or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def parse(name: str, text: str) -> Domain | Value:
+    """The domain or fixed value that `text` says; raises ValueError naming `name`, the rule and what came."""
+    call = CALL.fullmatch(text)
+    if not call:
+        return _scalar(text)
+    word, inside = call[1], call[2]
+    known = (*N_ARGUMENTS, "choice", "grid")
+    if word not in known:
+        raise ValueError(
+            f"{name}: unknown word {word!r}{nearest(word, known)}; known: {', '.join(known)}"
+        )
+    values = tuple(_scalar(part) for part in inside.split(",")) if inside.strip() else ()
+    if word in ("choice", "grid"):
+        return _listed(name, word, values)
+    return _interval(name, word, values, text)
+
+
+def load(source: str) -> Space:
+    """The space in a YAML file: a path, a method's name, or a preset's name; raises ValueError.
+
+    Every value is read by `parse`, so `1e-3` is a number and `no` is a word, whatever YAML thinks of them.
+    """
+    path = find(source)
+    import yaml
+
+    loader = yaml.BaseLoader  # leaves every scalar a string; no tags, no code
+    try:
+        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=loader)
+        entries = tree.value if isinstance(tree, yaml.MappingNode) else None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"a search space must be YAML, got {path}: {_one_line(error)}") from None
+    if tree is None:
+        return {}
+    if entries is None:
+        raise ValueError(
+            f"a search space must be lines of `name: domain`, got something else in {path}"
+        )
+    space: Space = {}
+    for key, value in entries:
+        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
+            raise ValueError(
+                f"each line of a search space must be `name: domain`, got a nested one in {path}"
+            )
+        if key.value in space:
+            raise ValueError(
+                f"a search space must name each hyperparameter once, got {key.value!r} twice in {path}"
+            )
+        space[key.value] = parse(key.value, value.value)
+    return space
+
+
+def find(source: str) -> Path:
+    """The file of a space given by path, method or preset; raises ValueError."""
+    own = {path.stem: path for path in sorted(FOLDER.rglob("*.yaml"))}
+    if source in own:
+        return own[source]
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            f"a search space must be a YAML file or one of {', '.join(own)}, got {source!r}{nearest(source, own)}"
+        )
+    return path
+
+
+def names() -> tuple[str, ...]:
+    """The spaces that come with kdtune: methods' first, then presets."""
+    methods = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return (*methods, *sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml")))
+
+
+def searched(space: Mapping[str, Domain | Value]) -> dict[str, Domain]:
+    """The part of a space that is searched, without the fixed values."""
+    return {name: domain for name, domain in space.items() if isinstance(domain, Domain)}
+
+
+def _listed(name: str, word: str, values: tuple[Value, ...]) -> Domain:
+    if not values:
+        raise ValueError(f"{name}: {word} must list at least one value, got none")
+    if len(set(values)) < len(values):
+        raise ValueError(
+            f"{name}: {word} must list each value once, got {word}({', '.join(map(str, values))})"
+        )
+    return Domain(word, values=values)
+
+
+def _interval(name: str, word: str, values: tuple[Value, ...], text: str) -> Domain:
+    if len(values) != N_ARGUMENTS[word] or not all(_is_number(value) for value in values):
+        raise ValueError(
+            f"{name}: {word} must be given {N_ARGUMENTS[word]} finite numbers, got {text.strip()}"
+        )
+    low, high, step = (*(float(value) for value in values), 0.0)[:3]
+    if not low < high:
+        raise ValueError(f"{name}: low must be below high, got {text.strip()}")
+    if word.startswith("log") and low <= 0:
+        raise ValueError(f"{name}: a log scale must start above 0, got {text.strip()}")
+    if word in ("randint", "lograndint") and not (low == int(low) and high == int(high)):
+        raise ValueError(f"{name}: {word} must have whole ends, got {text.strip()}")
+    if word == "quniform" and not (
+        step > 0 and math.isclose((high - low) / step, round((high - low) / step))
+    ):
+        raise ValueError(f"{name}: the step must divide high - low, got {text.strip()}")
+    return Domain(word, low, high, step)
+
+
+def _scalar(text: str) -> Value:
+    text = text.strip().strip("'\"")
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

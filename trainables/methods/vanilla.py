@@ -1,0 +1,27 @@
+"""The student alone, on the labels.
+
+The baseline of every comparison: the same recipe and seeds as the distilled students, no teacher.
+
+    L = CE(y, z_s), with label smoothing if asked: q = (1 - s) onehot(y) + s / C
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from trainables.contract import Batch, Logits, Method, Outputs, Scalar
+from trainables.losses import cross_entropy
+
+
+def loss(
+    student: Outputs,
+    target: Logits,
+    batch: Batch,
+    *,
+    label_smoothing: Scalar = 0.0,
+) -> dict[str, Tensor]:
+    """CE(y, z_s)."""
+    return {"ce": cross_entropy(student.logits, batch.labels, label_smoothing)}
+
+
+METHOD = Method(paper="none: the baseline", loss=loss)

@@ -1,0 +1,97 @@
+"""Apply a method's record: its target of the teacher, its loss of the student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from search_spaces import nearest
+from trainables.contract import Batch, Context, Method, Outputs, Phase
+from trainables.methods import arguments, hyperparameters
+
+# Inclusive ranges of the hyperparameters that several methods share; a record may narrow them.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (math.ulp(0.0), math.inf),
+    "alpha": (0.0, math.inf),
+    "beta": (0.0, math.inf),
+    "lambda": (0.0, math.inf),
+    "label_smoothing": (0.0, 1.0),
+}
+
+
+def defaults(method: Method) -> dict[str, Any]:
+    """The published setting, by the user's names."""
+    return {name: known.default for name, known in hyperparameters(method).items()}
+
+
+def check(method: Method, name: str, value: Any) -> None:
+    """Raise ValueError where `value` cannot be the hyperparameter `name` of `method`."""
+    known = hyperparameters(method)
+    if name not in known:
+        raise ValueError(
+            f"unknown hyperparameter {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+        )
+    if known[name].is_float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+        low, high = {**BOUNDS, **method.bounds}.get(name, (-math.inf, math.inf))
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be {_range_in_words(low, high)}, got {value!r}")
+
+
+def as_tensors(method: Method, values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The hyperparameters ready for the loss: floats as 0-d tensors, the rest as they are."""
+    known = hyperparameters(method)
+    return {
+        name: torch.tensor(float(value), device=device)
+        if known[name].is_float and value is not None
+        else value
+        for name, value in values.items()
+        if name in known
+    }
+
+
+def target_of(
+    method: Method, teacher: Outputs, prepared: Mapping[str, Tensor] | None = None
+) -> Any:
+    """What the loss needs of the teacher, cut from its graph."""
+    target = method.target(teacher, prepared) if method.prepare else method.target(teacher)
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, target)
+
+
+def build_adapter(method: Method, context: Context, values: Mapping[str, Any]) -> nn.Module | None:
+    """The method's own trainable part, or None."""
+    if method.adapter is None:
+        return None
+    return method.adapter(context, **arguments(method.adapter, dict(values)))
+
+
+def terms(
+    method: Method | Phase,
+    values: Mapping[str, Any],
+    student: Outputs,
+    target: Any,
+    batch: Batch,
+    adapter: nn.Module | None = None,
+) -> tuple[dict[str, Tensor], Outputs]:
+    """The loss's weighted terms by name, and the student's outputs with what the adapter added."""
+    if adapter is not None:
+        student = student._replace(adapted=adapter(student, target, batch))
+    return method.loss(student, target, batch, **arguments(method.loss, dict(values))), student
+
+
+def _range_in_words(low: float, high: float) -> str:
+    if low == math.ulp(0.0):
+        return "above 0"
+    if high == math.inf:
+        return f"{low:g} or more"
+    return f"at most {high:g}" if low == -math.inf else f"from {low:g} to {high:g}"
