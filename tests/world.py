@@ -97,11 +97,14 @@ def world(
         maps = [outputs(8, wide, teacher_model, 10 + i) for i in range(4)]
         context = Context(**{**vars(context), "prepared": method.prepare(context, iter(maps))})
     adapter = build_adapter(method, context, values)
-    target = target_of(method, teacher, context.prepared)
+    target = target_of(method, teacher, context.prepared, values)
     values = as_tensors(method, values, torch.device("cpu"))
-    return _double(
+    made = _double(
         World(method, values, student, target, batch, adapter and adapter.double(), context)
     )
+    if hasattr(adapter, "after_step"):  # constants that the first batch sets are set
+        adapter.after_step(adapter(made.student, made.target, made.batch), made.batch)
+    return made
 
 
 def _double(made: World) -> World:

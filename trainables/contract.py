@@ -5,12 +5,18 @@ Images are (B, channels, H, W); axis letters everywhere: B batch, C classes, D e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+POSITIVE = (math.ulp(0.0), math.inf)  # ranges for `bounds`, inclusive
+NON_NEGATIVE = (0.0, math.inf)
+SHARE = (0.0, 1.0)
+AT_LEAST_1 = (1.0, math.inf)
 
 Scalar: TypeAlias = Tensor | float  # a float hyperparameter: arrives as a 0-d tensor, may be mapped
 
@@ -34,6 +40,13 @@ class Logits(NamedTuple):
     """The default target: all that a soft-label method needs of the teacher."""
 
     logits: Tensor  # (B, C)
+
+
+class Embedded(NamedTuple):
+    """The target of methods that compare embeddings."""
+
+    logits: Tensor  # (B, C)
+    embedding: Tensor  # (B, D_t)
 
 
 class Batch(NamedTuple):
@@ -90,6 +103,11 @@ def logits_target(teacher: Outputs) -> Logits:
     return Logits(teacher.logits)
 
 
+def embedding_target(teacher: Outputs) -> Embedded:
+    """The teacher's logits and embedding."""
+    return Embedded(teacher.logits, teacher.embedding)
+
+
 def single(**_: Any) -> Inputs:
     """One image a sample."""
     return Inputs()
@@ -108,13 +126,16 @@ class Method:
     loss: Callable[
         ..., dict[str, Tensor]
     ]  # (student, target, batch, *, ...) -> weighted terms by name
-    target: Callable[..., Any] = logits_target  # (teacher) or, after prepare, (teacher, prepared)
+    # (teacher) or, after prepare, (teacher, prepared); None where no teacher is looked at. Its keyword-only
+    # arguments, if any, are choices among the hyperparameters that decide what is kept (never floats).
+    target: Callable[..., Any] | None = logits_target
     needs: frozenset[str] = frozenset()  # of NEEDS
     # (context, *, ...) -> a module whose forward(student, target, batch) becomes `student.adapted`; trained and
     # checkpointed with the student. What it remembers (banks) changes only in its after_step(adapted, batch), if any.
-    adapter: Callable[..., nn.Module] | None = None
+    adapter: Callable[..., nn.Module | None] | None = None  # None back: nothing to train this time
     # (context, iterator of teacher Outputs on training images) -> tensors by name; once a search, cached
     prepare: Callable[..., dict[str, Tensor]] | None = None
+    prepare_epochs: int = 0  # passes over the training images that prepare's iterator makes
     inputs: Callable[..., Inputs] = single
     first_phase: Phase | None = None
     keep: Callable[..., Tensor] | None = (
@@ -127,6 +148,9 @@ class Method:
     bounds: Mapping[str, tuple[float, float]] = field(
         default_factory=dict
     )  # beside BOUNDS, inclusive
+    choices: Mapping[str, tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # hyperparameter -> its legal values
     exceptions: Mapping[str, str] = field(
         default_factory=dict
     )  # shared test -> why it cannot hold here

@@ -36,7 +36,18 @@ def check(method: Method, name: str, value: Any) -> None:
         raise ValueError(
             f"unknown hyperparameter {name!r}{nearest(name, known)}; known: {', '.join(known)}"
         )
-    if known[name].is_float:
+    if value not in method.choices.get(name, (value,)):
+        legal = ", ".join(map(str, method.choices[name]))
+        raise ValueError(f"{name} must be one of {legal}, got {value!r}")
+    default = known[name].default
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    is_count = (
+        isinstance(default, int) and not isinstance(default, bool) and not known[name].is_float
+    )
+    if is_count and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if known[name].is_float or is_count:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
@@ -61,10 +72,17 @@ def as_tensors(method: Method, values: Mapping[str, Any], device: torch.device) 
 
 
 def target_of(
-    method: Method, teacher: Outputs, prepared: Mapping[str, Tensor] | None = None
+    method: Method,
+    teacher: Outputs,
+    prepared: Mapping[str, Tensor] | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Any:
-    """What the loss needs of the teacher, cut from its graph."""
-    target = method.target(teacher, prepared) if method.prepare else method.target(teacher)
+    """What the loss needs of the teacher, cut from its graph; None where it needs nothing."""
+    if method.target is None:
+        return None
+    choices = arguments(method.target, dict(values or {}))
+    seen = (teacher, prepared) if method.prepare else (teacher,)
+    target = method.target(*seen, **choices)
     return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, target)
 
 

@@ -103,6 +103,7 @@ def _functions(method: Method) -> Iterator[Callable[..., Any]]:
     phase = method.first_phase
     candidates = (
         method.loss,
+        method.target,
         method.adapter,
         method.inputs,
         method.keep,

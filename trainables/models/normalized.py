@@ -1,0 +1,55 @@
+"""A network with its own normalisation inside, so that everyone hands it pixels in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.contract import Outputs
+
+
+class Normalized(nn.Module):
+    """(x - mean) / std, then the network."""
+
+    mean: Tensor  # (1, channels, 1, 1)
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Outputs for (B, channels, H, W) images in [0, 1]."""
+        return self.body((images - self.mean) / self.std)
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last layer, embedding to logits."""
+        return self.body.classifier  # type: ignore[return-value]
+
+    @property
+    def norms(self) -> Any:
+        """The batch normalisation before each feature map's activation, or None where there is none."""
+        return self.body.norms
+
+
+class LogitsOnly(nn.Module):
+    """A network as it leaves the house: images in [0, 1] in, logits (B, C) out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return self.model(images).logits
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Trainable parameters, buffers not counted."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

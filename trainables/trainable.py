@@ -1,0 +1,166 @@
+"""The Ray trainable: one student under one configuration, one epoch a step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from torch import nn
+
+from trainables import methods, objective
+from trainables import teacher as teachers
+from trainables.contract import Context
+from trainables.data.splits import Facts, open_split, rename_into
+from trainables.teacher import Teacher
+from trainables.training import RECIPE_KEYS, Recipe, Training, validate
+
+STATE = "state.pt"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a search share; plain values, so that it travels to any node."""
+
+    facts: Facts
+    teacher: Teacher
+    student: str
+    recipe: Recipe
+    use_gpu: bool = False
+
+
+class Workplace:
+    """What a worker keeps between trials: data and teacher, opened once."""
+
+    def __init__(self, task: Task) -> None:
+        torch.set_num_threads(1)  # a second thread a trial can cost a factor of 250 under load
+        self.task = task
+        self.device = torch.device("cuda" if task.use_gpu else "cpu")
+        self.train, self.val = open_split(task.facts, "train"), open_split(task.facts, "val")
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The frozen teacher on this worker's device."""
+        return teachers.load(self.task.teacher, self.task.facts, self.device)
+
+    def training(self, config: dict[str, Any]) -> Training:
+        """The student that `config` (method, seed, hyper) describes, before its first epoch."""
+        method = methods.load(config["method"])
+        hyper = config["hyper"]
+        loss_values = {k: v for k, v in hyper.items() if k not in RECIPE_KEYS}
+        teach: Callable[[torch.Tensor], Any] | None = None
+        if method.target is not None:
+            teach = self._teach(method)
+        return Training(
+            method,
+            loss_values,
+            self.task.recipe.changed(hyper),
+            config["seed"],
+            lambda: teachers.build_for(self.task.student, self.task.facts),
+            self.train,
+            teach,
+            self._context,
+            self.device,
+        )
+
+    def _teach(self, method: Any) -> Callable[[torch.Tensor], Any]:
+        @torch.no_grad()
+        def teach(images: torch.Tensor) -> Any:
+            return objective.target_of(method, self.teacher(images))
+
+        return teach
+
+    def _context(self, student: nn.Module) -> Context:
+        return teachers.context_of(student, self.teacher, self.task.facts)
+
+
+class Trial(tune.Trainable):
+    """Reports val/accuracy after every epoch; a diverged student ends itself and says so."""
+
+    def setup(self, config: dict[str, Any], task: Task | None = None) -> None:
+        """Open the workplace and build the first student."""
+        assert task is not None
+        self.workplace = Workplace(task)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become another trial in the same process."""
+        self.config = new_config
+        self.run = self.workplace.training(new_config)
+        self.best = 0.0
+        self.seconds = 0.0
+        if new_config.get("restore_from"):
+            self.load_checkpoint(new_config["restore_from"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch and measure it on validation."""
+        if os.environ.get("KDTUNE_EPOCH_SECONDS"):  # so that tests can kill a trial in mid-epoch
+            time.sleep(float(os.environ["KDTUNE_EPOCH_SECONDS"]))
+        started = time.perf_counter()
+        train, divergence = self.run.train_epoch()
+        val = validate(self.run.deployed, self.workplace.val, self.workplace.device)
+        if divergence is None and not val["loss"] < float("inf"):
+            from trainables.training import Divergence
+
+            divergence = Divergence(self.run.epoch, "weights")
+        self.best = max(self.best, val["accuracy"])
+        self.seconds += time.perf_counter() - started
+        return {
+            "epoch": self.run.epoch,
+            "epochs": self.run.recipe.epochs,
+            "ranked_epoch": max(0, self.run.epoch - self.run.first_epochs),
+            "val/accuracy": val["accuracy"],
+            "val/best_accuracy": self.best,
+            "val/loss": val["loss"],
+            **train,
+            "seconds": self.seconds,
+            "diverged": divergence.term if divergence else "",
+            "done": divergence is not None or self.run.epoch >= self.run.recipe.epochs,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the state of this trial and its checksum, each whole or not at all."""
+        import io
+
+        buffer = io.BytesIO()
+        extra = {"version": VERSION, "best": self.best, "seconds": self.seconds}
+        torch.save({**self.run.state(), **extra}, buffer)
+        content = buffer.getvalue()
+        folder = Path(checkpoint_dir)
+        rename_into(folder / STATE, content)
+        rename_into(folder / f"{STATE}.sha256", hashlib.sha256(content).hexdigest().encode())
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+        """Go on from a checkpoint; raises ValueError where it is damaged or of another version."""
+        state = read_state(Path(checkpoint))
+        self.run.load(state)
+        self.best, self.seconds = float(state["best"]), float(state["seconds"])
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """A checkpoint's state; raises ValueError, naming the file, where it is damaged or of another version."""
+    import io
+
+    path = folder / STATE
+    try:
+        content = path.read_bytes()
+        recorded = (folder / f"{STATE}.sha256").read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"a checkpoint must be readable, got {path}: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != recorded:
+        raise ValueError(f"a checkpoint must match its checksum, got a damaged one: {path}")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    if state["version"] != VERSION:
+        raise ValueError(
+            f"a checkpoint must be of version {VERSION}, got {state['version']} in {path}"
+        )
+    return state

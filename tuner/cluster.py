@@ -1,0 +1,72 @@
+"""Where students are trained: the only file that starts or joins Ray.
+
+Ray starts for this search alone, on this machine, quietly, with its token authentication on.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+OBJECT_STORE_BYTES = 100 * 2**20  # data travels by memory-mapped files, so little is needed
+
+
+@contextmanager
+def running(n_cpus: int) -> Iterator[None]:
+    """A Ray of our own for the time of a search; raises ValueError where one runs in this process already."""
+    import ray
+
+    if ray.is_initialized():
+        raise ValueError(
+            "Ray must not be running in this process yet, got a running one: call ray.shutdown()"
+        )
+    _ensure_token()
+    ray.init(
+        address="local",
+        num_cpus=n_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _ensure_token() -> None:
+    """Ray's token, made if there is none, readable by its owner alone."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    if not path.exists():
+        import secrets
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(32), encoding="utf-8")
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def submit(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Any:
+    """Start `function(*arguments)` on the cluster; `wait` gives its answer."""
+    import ray
+
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)
+
+
+def wait(task: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
+    """The answer of a submitted function; raises what it raised. `meanwhile` is called twice a second."""
+    import ray
+
+    while not ray.wait([task], timeout=0.5)[0]:
+        meanwhile()
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise error.as_instanceof_cause() from None

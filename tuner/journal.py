@@ -1,0 +1,157 @@
+"""The search's memory: an append-only file of events, one checksummed JSON line each.
+
+Everything else that a search shows (MLflow's runs, the live table, the report) and its resumption are derived from
+it. One process writes, the driver; any may read. Version in the first event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+FILE = "events.jsonl"
+Event = dict[str, Any]
+
+
+class Journal:
+    """The writing end. Lines are flushed at once; `sync` also puts them on the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        if self.path.exists():
+            _cut_after_last_whole_line(self.path)
+        self.file = self.path.open("ab")
+
+    def write(self, event: str, *, sync: bool = False, **content: Any) -> Event:
+        """Append one event; what cannot be JSON is a TypeError."""
+        entry = {"event": event, "time": time.time(), **content}
+        text = json.dumps(entry, separators=(",", ":"), allow_nan=True)
+        self.file.write(f"{zlib.crc32(text.encode()):08x} {text}\n".encode())
+        self.file.flush()
+        if sync:
+            os.fsync(self.file.fileno())
+        return entry
+
+    def close(self) -> None:
+        """Put everything on the disk and close."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """Events from byte `offset` on, each with the offset behind it; an unfinished last line is left for later.
+
+    Raises ValueError, naming the file and the line's place, where a line is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            yield _parse(line, path, offset), offset + len(line)
+            offset += len(line)
+
+
+def _parse(line: bytes, path: Path, offset: int) -> Event:
+    try:
+        checksum, text = line[:8], line[9:-1]
+        if int(checksum, 16) != zlib.crc32(text):
+            raise ValueError
+        event: Event = json.loads(text)
+    except ValueError:
+        raise ValueError(
+            f"a journal's lines must match their checksums, got a damaged one at byte {offset} of {path}"
+        ) from None
+    return event
+
+
+def _cut_after_last_whole_line(path: Path) -> None:
+    """A process killed in mid-write leaves half a line: drop it before going on."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("rb+") as file:
+            file.truncate(whole)
+
+
+@dataclass
+class Student:
+    """One trained student as the journal tells it."""
+
+    id: str  # "kd-007": unique in the search
+    number: int
+    kind: str  # search, confirm or baseline
+    role: str  # default, trial, vanilla, tuned ...
+    method: str
+    seed: int
+    hyper: dict[str, Any]
+    epochs: int
+    status: str = "running"  # then finished, stopped, diverged, failed or interrupted
+    reason: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy of the last epoch; 0 before the first."""
+        return self.history[-1]["val/accuracy"] if self.history else 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Trained to its full budget, without diverging: only such students are ranked."""
+        return self.status == "finished"
+
+
+@dataclass
+class Story:
+    """What has happened so far, in the order of the journal."""
+
+    search: Event = field(default_factory=dict)
+    students: dict[str, Student] = field(default_factory=dict)
+    results: dict[str, Event] = field(default_factory=dict)  # the last event of every other kind
+    ends: list[str] = field(default_factory=list)  # ids in the order in which they ended
+
+    def add(self, event: Event) -> None:
+        """Take one event in."""
+        kind = event["event"]
+        if kind == "search":
+            self.search = event
+        elif kind == "student":
+            known = {key: event[key] for key in ("id", "number", "kind", "role", "method", "seed")}
+            student = Student(**known, hyper=event["hyper"], epochs=event["epochs"])
+            if event["id"] in self.students:  # going on after an interruption
+                student.history = self.students[event["id"]].history
+            self.students[event["id"]] = student
+        elif kind == "epoch":
+            self.students[event["id"]].history.append(event["metrics"])
+        elif kind == "end":
+            student = self.students[event["id"]]
+            student.status, student.reason = event["status"], event.get("reason", "")
+            self.ends.append(event["id"])
+        else:
+            self.results[kind] = event
+
+    def of_kind(self, *kinds: str) -> list[Student]:
+        """The students of some kinds, by number."""
+        return sorted(
+            (s for s in self.students.values() if s.kind in kinds), key=lambda s: s.number
+        )
+
+
+def story(folder: Path) -> Story:
+    """All that the journal in `folder` tells; raises ValueError where it is damaged or of another version."""
+    told = Story()
+    for event, _ in read(folder / FILE):
+        told.add(event)
+    if told.search and told.search.get("version") != VERSION:
+        raise ValueError(
+            f"a journal must be of version {VERSION}, got {told.search.get('version')} in {folder}"
+        )
+    return told

@@ -1,0 +1,278 @@
+"""From settings to a plan: every name looked up, every value checked, nothing written and nothing started."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import search_spaces
+from search_spaces import Domain, Space, Value, nearest, searched
+from trainables import methods, objective
+from trainables.contract import Method
+from trainables.data import sources
+from trainables.data.sources import Source
+from trainables.training import RECIPE_KEYS, Recipe, check_recipe
+from tuner.settings import Settings
+
+LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: the settings with every default worked out."""
+
+    settings: Settings
+    source: Source
+    method: Method
+    teacher: str
+    student: str
+    recipe: Recipe
+    space: Space  # searched domains and fixed values
+    name: str
+
+    @property
+    def out(self) -> Path:
+        """The output folder, absolute."""
+        return self.settings.out.expanduser().resolve()
+
+    @property
+    def folder(self) -> Path:
+        """This search's own folder."""
+        return self.out / self.name
+
+    @property
+    def data_root(self) -> Path:
+        """Where images lie."""
+        return (self.settings.data_root or self.out / "data").expanduser().resolve()
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's, absolute."""
+        given = self.settings.tracking_uri
+        return given if given else f"sqlite:///{self.out / 'mlflow.db'}"
+
+    @cached_property
+    def searched(self) -> dict[str, Domain]:
+        """What is searched."""
+        return searched(self.space)
+
+    @property
+    def fixed(self) -> dict[str, Value]:
+        """What the user fixed."""
+        return {k: v for k, v in self.space.items() if not isinstance(v, Domain)}
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """The first trial: the method's published setting with what the user fixed, within the space where it is searched.
+
+        A recipe part that is searched starts from the recipe.
+        """
+        known = {**objective.defaults(self.method), **vars(self.recipe)}
+        return {**{name: known[name] for name in self.searched}, **self.fixed}
+
+    @property
+    def n_trials(self) -> int:
+        """Trials; a grid has as many as it has cells, and no more than asked for."""
+        if self.settings.search == "grid":
+            return len(self.grid)
+        return self.settings.trials if self.searched else 1
+
+    @property
+    def grid(self) -> list[dict[str, Any]]:
+        """Every cell of a grid, the published default first where it is no cell of it."""
+        names = list(self.searched)
+        cells = [
+            dict(zip(names, values, strict=True))
+            for values in itertools.product(*(d.values for d in self.searched.values()))
+        ]
+        full = [{**cell, **self.fixed} for cell in cells]
+        return [self.published, *(cell for cell in full if cell != self.published)]
+
+    @property
+    def slots(self) -> int:
+        """Trials at once."""
+        fit = max(1, available_cpus() // self.settings.cpus_per_trial)
+        return min(self.settings.max_concurrent or fit, fit)
+
+    @property
+    def grace(self) -> int:
+        """Epochs before a trial may be stopped: a quarter of all, rounded up."""
+        return max(1, -(-self.recipe.epochs // 4))
+
+
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def make(settings: Settings) -> Plan:
+    """Look up and check everything that needs no data; raises ValueError with what must hold and what came."""
+    method = methods.load(settings.method)
+    source = sources.source(settings.dataset)
+    recipe = Recipe(
+        epochs=settings.epochs or source.epochs,
+        batch_size=settings.batch_size,
+        optimizer=settings.optimizer,
+        lr=settings.lr or LEARNING_RATES[settings.optimizer],
+        augment=source.augment,
+    )
+    plan = Plan(
+        settings=settings,
+        source=source,
+        method=method,
+        teacher=settings.teacher or source.teacher,
+        student=settings.student or source.student,
+        recipe=recipe,
+        space=_space(settings, method),
+        name=settings.name or _made_up_name(settings),
+    )
+    _check_search(plan)
+    _check_models(plan)
+    return plan
+
+
+def check_outside(plan: Plan) -> None:
+    """Raise ValueError where the world is not ready: output folder, tracking server."""
+    _check_writable(plan.out)
+    _check_tracking(plan)
+
+
+def _space(settings: Settings, method: Method) -> Space:
+    space = search_spaces.load(settings.space or settings.method)
+    for item in settings.set:
+        name, equals, text = item.partition("=")
+        if not (equals and name.strip() and text.strip()):
+            raise ValueError(f"--set must be NAME=EXPR, got {item!r}")
+        space[name.strip()] = search_spaces.parse(name.strip(), text)
+    for name, domain in space.items():
+        for value in domain.ends() if isinstance(domain, Domain) else (domain,):
+            check_value(method, name, value)
+    return space
+
+
+def check_value(method: Method, name: str, value: Any) -> None:
+    """Raise ValueError where `value` can be neither a hyperparameter of the method nor a part of the recipe."""
+    if name in RECIPE_KEYS:
+        check_recipe(name, value)
+        return
+    known = methods.hyperparameters(method)
+    if name not in known:
+        everything = (*known, *RECIPE_KEYS)
+        raise ValueError(
+            f"unknown space key {name!r}{nearest(name, everything)}; known: {', '.join(everything)}"
+        )
+    objective.check(method, name, value)
+
+
+def _check_search(plan: Plan) -> None:
+    kinds = {name: domain.word for name, domain in plan.searched.items()}
+    if plan.settings.search == "grid":
+        loose = [name for name, word in kinds.items() if word not in ("grid", "choice")]
+        if loose or not kinds:
+            got = f"{loose[0]}: {plan.searched[loose[0]]}" if loose else "nothing searched"
+            raise ValueError(
+                f"--search grid must have every searched dimension as grid(...), got {got}"
+            )
+        return
+    grids = [name for name, word in kinds.items() if word == "grid"]
+    if grids:
+        raise ValueError(
+            f"grid(...) must go with --search grid, got {grids[0]} under --search {plan.settings.search}"
+        )
+    for name, domain in plan.searched.items():
+        default = plan.published[name]
+        if default is not None and not domain.holds(default):
+            raise ValueError(
+                f"the published {name} must lie in its space so that it can be tried first, "
+                f"got {default} outside {domain}; widen it or fix {name}"
+            )
+
+
+def _check_models(plan: Plan) -> None:
+    from trainables import models
+    from trainables.seeding import seeded
+
+    source = plan.source
+    gray = (0.5,) * source.channels
+    with seeded(0, "check"):
+        for name in (plan.student, plan.teacher):
+            models.build(
+                name,
+                n_classes=source.n_classes,
+                channels=source.channels,
+                size=source.size,
+                mean=gray,
+                std=gray,
+            )
+
+
+def _made_up_name(settings: Settings) -> str:
+    base = f"{settings.method}-{settings.dataset}"
+    taken = settings.out.expanduser()
+    return next(name for n in itertools.count(1) if not (taken / (name := f"{base}-{n}")).exists())
+
+
+def _check_writable(out: Path) -> None:
+    created = [parent for parent in (out, *out.parents) if not parent.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--out must be a folder that can be written to, got {out}: {error.strerror}"
+        ) from None
+    finally:
+        for parent in created:
+            if parent.is_dir():
+                parent.rmdir()
+
+
+def _check_tracking(plan: Plan) -> None:
+    uri = plan.tracking_uri
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5) as answer:
+                answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                return  # it lives; credentials come from MLflow's own environment variables
+            raise ValueError(
+                f"--tracking-uri must be an MLflow server that answers, got {redacted(uri)}: {error}"
+            ) from None
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise ValueError(
+                f"--tracking-uri must be a server that can be reached, got {redacted(uri)}: {reason}"
+            ) from None
+    elif parts.scheme == "sqlite":
+        path = uri.removeprefix("sqlite:///")
+        if not path.startswith("/"):
+            raise ValueError(
+                f"--tracking-uri must be absolute, as in sqlite:////folder/mlflow.db, got {uri}"
+            )
+        if Path(path).parent != plan.out:
+            _check_writable(Path(path).parent)
+    elif parts.scheme in ("", "file"):
+        raise ValueError(
+            f"--tracking-uri must be sqlite:////folder/mlflow.db or http://server, got {uri}: MLflow has given up "
+            "folders of files (mlflow migrate-filestore moves one)"
+        )
+
+
+def redacted(uri: str) -> str:
+    """A URI without its user and password."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))

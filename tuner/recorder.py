@@ -1,0 +1,107 @@
+"""From Ray Tune's callbacks to the journal: what a trial reports is written down once, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from tuner.journal import Journal
+from tuner.progress import Board
+
+DRIVER_KEYS = (
+    "epoch",
+    "ranked_epoch",
+    "seconds",
+)  # beside those with a section, such as val/accuracy
+
+
+class Recorder(tune.Callback):
+    """Writes each student's start, epochs and end; a retried epoch is not written twice."""
+
+    def __init__(self, journal: Journal, board: Board, epochs_before: dict[str, int]) -> None:
+        self.journal, self.board = journal, board
+        self.epochs = dict(epochs_before)  # of each student, as far as written
+        self.begun: set[str] = set()
+        self.last: dict[str, dict[str, Any]] = {}
+        self.listening = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles its callbacks, and ours hold an open file."""
+        return {}
+
+    def setup(self, **info: Any) -> None:
+        """From now on Tune's own loop answers SIGUSR1."""
+        self.listening = True
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A student's first start; retries after a lost worker are no news."""
+        config = trial.config
+        if config["id"] not in self.begun:
+            self.begun.add(config["id"])
+            told = {key: config[key] for key in TOLD}
+            self.board.take(self.journal.write("student", **told))
+        self.board.refresh()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """One epoch."""
+        identity = trial.config["id"]
+        self.last[identity] = result
+        if result["epoch"] > self.epochs.get(identity, 0):
+            self.epochs[identity] = result["epoch"]
+            metrics = {k: v for k, v in result.items() if k in DRIVER_KEYS or is_metric(k)}
+            self.board.take(self.journal.write("epoch", id=identity, metrics=metrics))
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Finished, stopped early or diverged."""
+        last = self.last.get(trial.config["id"], {})
+        if last.get("diverged"):
+            self._end(
+                trial, "diverged", f"{last['diverged']} was not finite in epoch {last['epoch']}"
+            )
+        else:
+            complete = last.get("epoch", 0) >= trial.config["epochs"]
+            self._end(trial, "finished" if complete else "stopped")
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Failed for good."""
+        self._end(trial, "failed", reason_of(trial))
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Keep the picture fresh."""
+        self.board.refresh()
+
+    def _end(self, trial: Trial, status: str, reason: str = "") -> None:
+        identity = trial.config["id"]
+        self.board.take(
+            self.journal.write("end", id=identity, status=status, reason=reason, sync=True)
+        )
+
+
+TOLD = ("id", "number", "kind", "role", "method", "seed", "hyper", "epochs", "label")
+
+
+def is_metric(name: str) -> bool:
+    """Whether a reported name has a section of ours (Ray's own have none)."""
+    return name.partition("/")[0] in ("train", "val")
+
+
+def reason_of(trial: Trial) -> str:
+    """The last line of what a trial raised."""
+    try:
+        error = trial.get_error()
+    except (
+        Exception
+    ) as problem:  # Ray unpickles its own error file, which a full disk may have cut short
+        error = problem
+    lines = [text.strip() for text in str(error).splitlines() if text.strip()]
+    return lines[-1][:500] if lines else "unknown"

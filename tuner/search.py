@@ -1,0 +1,246 @@
+"""The story of a search: prepare, teach, search, confirm, report."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainables import teacher as teachers
+from trainables.data.splits import Facts, prepare
+from trainables.teacher import Teacher
+from trainables.trainable import Task
+from tuner import cluster, confirm, plan, report, students
+from tuner.journal import FILE, VERSION, Journal, Story, story
+from tuner.plan import Plan
+from tuner.progress import Board, duration, quiet_streams
+from tuner.settings import Settings
+from tuner.students import Interrupted
+from tuner.tracking import Mirror
+
+LOCK = "driver.lock"
+SETTINGS = "settings.json"
+
+
+def run(settings: Settings, *, overwrite: bool = False) -> int:
+    """Search from the beginning; the exit status. Raises ValueError for what cannot run, before anything is written."""
+    planned = plan.make(settings)
+    if planned.folder.exists() and not overwrite:
+        raise ValueError(
+            f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
+            f"--resume {planned.name} goes on with it, --overwrite deletes it first"
+        )
+    plan.check_outside(planned)
+    if planned.folder.exists():
+        shutil.rmtree(planned.folder)
+    planned.folder.mkdir(parents=True)
+    settings = settings.model_copy(update={"name": planned.name})
+    (planned.folder / SETTINGS).write_text(settings.model_dump_json(indent=1), encoding="utf-8")
+    return _carry_out(planned, Story())
+
+
+def resume(name: str, given: dict[str, Any]) -> int:
+    """Go on with an interrupted search where it stopped; the exit status. Raises ValueError where there is nothing to go on with."""
+    out = Path(given.pop("out", Settings.model_fields["out"].default))
+    if given:
+        raise ValueError(
+            f"--resume reads the settings it was started with, got --{next(iter(given)).replace('_', '-')} too"
+        )
+    folder = out.expanduser().resolve() / name
+    if not (folder / SETTINGS).is_file():
+        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{SETTINGS}"))
+        raise ValueError(
+            f"--resume must name a search in {folder.parent}, got {name!r}; known: {', '.join(known) or 'none'}"
+        )
+    settings = Settings.model_validate_json((folder / SETTINGS).read_text(encoding="utf-8"))
+    told = story(folder) if (folder / FILE).exists() else Story()
+    if told.results.get("close", {}).get("status") == "finished":
+        raise ValueError(
+            f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
+        )
+    planned = plan.make(settings)
+    plan.check_outside(planned)
+    return _carry_out(planned, told)
+
+
+def show_plan(settings: Settings) -> int:
+    """Print what would run; run nothing, write nothing."""
+    planned = plan.make(settings)
+    Board().console.print(report.plan_table(planned))
+    return 0
+
+
+def _carry_out(planned: Plan, told: Story) -> int:
+    """The whole story, under a lock, with signals heard and every run closed at the end."""
+    quiet_streams()
+    board = Board()
+    with _locked(planned.folder), students.interruptible():
+        journal = Journal(planned.folder)
+        board.story = told
+        mirror: Mirror | None = None
+        try:
+            with cluster.running(planned.slots * planned.settings.cpus_per_trial):
+                facts, teacher = _prepare(planned, board, journal, told)
+                mirror = Mirror(
+                    planned.folder, planned.tracking_uri, planned.out / "artifacts" / planned.name
+                )
+                task = _task(planned, facts, teacher)
+                status = _search_and_confirm(planned, task, journal, board)
+        except Interrupted as interrupted:
+            board.end()
+            _close(journal, board, "interrupted")
+            board.say(f"Interrupted. Go on with: {command('--resume', planned)}")
+            status = 128 + interrupted.signal
+        except BaseException:
+            board.end()
+            _close(journal, board, "failed")
+            raise
+        finally:
+            journal.close()
+            if mirror:
+                _farewell(mirror, board, planned)
+    return status
+
+
+def _prepare(planned: Plan, board: Board, journal: Journal, told: Story) -> tuple[Facts, Teacher]:
+    """Data decoded and split, teacher found or trained."""
+    board.say(
+        f"[bold]{planned.name}[/bold]: {planned.settings.method} on {planned.settings.dataset}, {planned.teacher} -> {planned.student}"
+    )
+    facts = prepare(planned.settings.dataset, planned.data_root, planned.out / "cache" / "data")
+    board.say(
+        f"data: {facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images, split {facts.split_hash[:8]}"
+    )
+    if not told.search:
+        journal_search(planned, facts, journal)
+    recipe = replace(planned.recipe, epochs=planned.source.epochs)
+    folder = teachers.folder_of(planned.teacher, facts, recipe, planned.out / "teachers")
+    teacher = teachers.find(folder)
+    where = f"{folder.parent.name}/{folder.name}"
+    if teacher:
+        board.say(
+            f"teacher: {planned.teacher}, {teacher.accuracy:.2%} on validation, found in {where}"
+        )
+        return facts, teacher
+    started = time.monotonic()
+    board.say(f"teacher: training {planned.teacher} for {recipe.epochs} epochs")
+    settings = planned.settings
+    device = "cuda" if settings.gpus_per_trial else "cpu"
+    work = cluster.submit(
+        teachers.train,
+        planned.teacher,
+        facts,
+        recipe,
+        folder,
+        device,
+        cpus=settings.cpus_per_trial,
+        gpus=settings.gpus_per_trial,
+    )
+    with board.counting(f"teacher {planned.teacher}", recipe.epochs) as show:
+        trained: Teacher = cluster.wait(work, lambda: show(*teachers.progress(folder)))
+    board.say(
+        f"teacher: {trained.accuracy:.2%} on validation after {duration(time.monotonic() - started)}, kept in {where}"
+    )
+    return facts, trained
+
+
+def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
+    """The journal's first event."""
+    settings = {**planned.settings.model_dump(mode="json"), "name": planned.name}
+    settings["tracking_uri"] = plan.redacted(planned.tracking_uri)
+    settings |= {
+        "teacher": planned.teacher,
+        "student": planned.student,
+        "epochs": planned.recipe.epochs,
+    }
+    shown = {
+        "split_hash": facts.split_hash[:16],
+        "n_train": facts.n_train,
+        "n_val": facts.n_val,
+        "n_test": facts.n_test,
+    }
+    journal.write(
+        "search",
+        sync=True,
+        version=VERSION,
+        name=planned.name,
+        token=secrets.token_hex(8),
+        description=report.question(planned),
+        settings=settings,
+        facts={**shown, "space": ", ".join(f"{k}: {v}" for k, v in planned.space.items())},
+    )
+
+
+def _task(planned: Plan, facts: Facts, teacher: Teacher) -> Task:
+    return Task(
+        facts, teacher, planned.student, planned.recipe, planned.settings.gpus_per_trial > 0
+    )
+
+
+def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Board) -> int:
+    """The search, the finalists over seeds, the test set once, the report; the exit status."""
+    students.search(planned, task, journal, board)
+    finalists = confirm.finalists(board.story.of_kind("search"), planned.settings.confirm_top)
+    if not finalists:
+        _close(journal, board, "failed")
+        board.say(
+            f"No trial was trained to the end: {report.outcomes(board.story)}. See {planned.folder / FILE}"
+        )
+        return 1
+    confirm.retrain(planned, task, finalists, journal, board)
+    answer = confirm.judge(planned, task, board, journal)
+    report.write(planned, task, board.story, answer, journal)
+    _close(journal, board, "finished")
+    board.console.print(report.final_table(planned, board.story, answer))
+    return 0
+
+
+def _close(journal: Journal, board: Board, status: str) -> None:
+    """Say how it ended, of every student that had not, and of the search."""
+    for student in board.story.students.values():
+        if student.status == "running":
+            board.story.add(journal.write("end", id=student.id, status="interrupted"))
+    if board.story.search or journal.path.stat().st_size:
+        board.story.add(journal.write("close", status=status, sync=True))
+
+
+def _farewell(mirror: Mirror, board: Board, planned: Plan) -> None:
+    """Wait until MLflow has everything, and say where to look."""
+    if not mirror.finish():
+        board.say(
+            f"MLflow has not got everything ({mirror.trouble() or 'no answer'}); nothing is lost: {planned.folder / FILE} holds it"
+        )
+    board.say(report.where_to_look(planned, mirror.runs()))
+
+
+def command(flag: str, planned: Plan) -> str:
+    """`python tune.py --resume NAME`, with --out where it is not the default."""
+    out = planned.settings.out
+    return f"python tune.py {flag} {planned.name}" + (
+        f" --out {out}" if out != Path("runs") else ""
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One driver a search; raises ValueError for the second."""
+    import fcntl
+
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"a search must have one driver, got a second for {folder.name} (process {file.read().strip()} runs it)"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,49 @@
+"""Means and intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval (Student's t over seeds)."""
+
+    mean: float
+    half_width: float  # NaN with fewer than two values
+    n: int
+
+    @property
+    def resolved(self) -> bool:
+        """Whether 0 lies outside."""
+        return abs(self.mean) > self.half_width
+
+    def text(self, *, signed: bool = False) -> str:
+        """In percent or points: `97.42 ± 0.31`."""
+        mean = f"{100 * self.mean:+.2f}" if signed else f"{100 * self.mean:.2f}"
+        return mean if math.isnan(self.half_width) else f"{mean} ± {100 * self.half_width:.2f}"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean of `values` with its 95 % t-interval; NaN width with one value; raises ValueError with none."""
+    if not values:
+        raise ValueError("a mean must have at least one value, got none")
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return Interval(mean, math.nan, n)
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    return Interval(
+        mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n), n
+    )
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """The interval of a - b, seed by seed; raises ValueError where they are not of one length."""
+    return interval([x - y for x, y in zip(a, b, strict=True)])
