@@ -154,10 +154,10 @@ def test_rkd_against_the_expanded_form() -> None:
 def test_rkd_by_hand() -> None:
     """Student at 0, 1, 2 on a line; teacher's triangle (0, 0), (1, 0), (0, 1).
 
-    Distances: student 1, 1, 2 over 4/3: 3/4, 3/4, 3/2. Teacher 1, 1, r = sqrt 2 over m = (2 + r) / 3. Each pair twice in
-    9 places; the gaps are below 1, so h is half the square. Angles: the diagonal terms agree (1); student: 1 at the ends,
-    -1 in the middle; teacher: 0 at (0, 0), 1 / r at the others. The gap 1 for the first, 1 + 1/r (above 1: minus 1/2)
-    for the second, 1 - 1/r for the third; each twice in 27.
+    Distances: student 1, 1, 2 over 4/3: 3/4, 3/4, 3/2. Teacher 1, 1, r = sqrt 2 over m = (2 + r) / 3. Each pair stands
+    twice in 9 places; the gaps are below 1, so h is half the square. Angles: an angle between a direction and itself
+    agrees (1); student: 1 at the ends, -1 in the middle; teacher: 0 at (0, 0), 1 / r at the others. The gaps: 1, then
+    1 + 1/r (above 1: h is the gap minus 1/2), then 1 - 1/r; each stands twice in 27.
     """
     s, t = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     r = math.sqrt(2)
@@ -475,6 +475,6 @@ def test_crd_needs_two_classes() -> None:
 
 def test_crd_survives_a_contrast_so_sharp_that_exponentials_overflow() -> None:
     """exp(1 / 0.001) is infinite in any float; the terms are not."""
-    made, part = crd(contrast_temperature=0.001)
+    made, _ = crd(contrast_temperature=0.001)
     found = terms_of(made)
     assert torch.isfinite(found["crd_student"]) and torch.isfinite(found["crd_teacher"])

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import search_spaces
 from tests.test_methods import leaves, rebuilt, total
 from tests.world import World, world
 from trainables.contract import Batch, Logits, Outputs
@@ -28,7 +29,8 @@ from trainables.methods.cckd_t_reg import keep
 from trainables.methods.ckd import difference
 from trainables.methods.dist import uncorrelated
 from trainables.methods.dkd import other_classes_kl, target_class_kl
-from trainables.objective import check, terms
+from trainables.objective import check, defaults, terms
+from trainables.training import RECIPE_KEYS, check_recipe
 
 LOGIT_METHODS = (
     *("cckd_l", "cckd_t", "cckd_t_reg", "dist", "dkd", "nkd", "ttm", "wttm"),
@@ -774,3 +776,32 @@ def test_nothing_in_the_loss_waits_for_a_number(name: str) -> None:
 def test_adapters_are_modules_or_none() -> None:
     assert isinstance(world(load("ctkd")).adapter, nn.Module)
     assert world(load("ckd"), inner="none").adapter is None
+
+
+def test_presets_of_the_public_sweeps_name_legal_values() -> None:
+    """Each preset named after a method holds values that the method or the recipe takes."""
+    methods = (*LOGIT_METHODS, "rkd", "pkt", "correlation", "crd", "sp")
+    found = 0
+    for preset in search_spaces.names():
+        owners = [
+            name for name in methods if preset.startswith(f"{name}_") and preset not in methods
+        ]
+        for key, domain in search_spaces.load(preset).items() if owners else ():
+            values = domain.values if isinstance(domain, search_spaces.Domain) else (domain,)
+            for value in values:
+                if key in RECIPE_KEYS:
+                    check_recipe(key, value)
+                else:
+                    check(load(max(owners, key=len)), key, value)
+        found += bool(owners)
+    assert found >= 10
+
+
+@pytest.mark.parametrize("name", (*LOGIT_METHODS, "rkd", "pkt", "correlation", "crd", "sp"))
+def test_the_published_setting_lies_inside_the_space(name: str) -> None:
+    published = defaults(load(name))
+    for key, domain in search_spaces.load(name).items():
+        assert isinstance(domain, search_spaces.Domain)
+        assert domain.holds(published[key]), key
+        for end in domain.ends():
+            check(load(name), key, end)

@@ -1,6 +1,7 @@
 """A trained student as it leaves the house: weights as safetensors, and what rebuilds the network around them.
 
-A champion is a folder with `champion.safetensors` and `champion.json` (version, network, data facts, settings).
+A champion is a folder: `champion.safetensors` and `champion.json` (version, networks, method, data, checksum).
+Where the method changes the student at inference (simkd's projector), its adapter is part of the weights.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from trainables import methods, objective
 from trainables.data.splits import Facts, rename_into
 from trainables.models.normalized import LogitsOnly
 from trainables.seeding import seeded
@@ -24,18 +27,42 @@ VERSION = 1
 WEIGHTS = "champion.safetensors"
 
 
+def rebuild(
+    about: Mapping[str, Any], facts: Facts, state: Mapping[str, Mapping[str, Tensor]]
+) -> nn.Module:
+    """The network that a checkpoint's state describes, as it is judged, in eval mode.
+
+    `about` names student, teacher, method and hyper; `state` holds student and adapter.
+    """
+    method = methods.load(about["method"])
+    with seeded(0, "rebuild"):
+        student = build_for(about["student"], facts)
+        student.load_state_dict(state["student"])
+        if method.deploy is None:
+            return student.eval()
+        images = torch.rand(2, facts.channels, facts.size, facts.size)
+        labels = torch.arange(facts.n_classes)
+        teacher = build_for(about["teacher"], facts)  # for its shapes; its weights play no part
+        context = objective.look(student, teacher, images, labels, facts.n_classes)
+        values = {**objective.defaults(method), **about["hyper"]}
+        adapter = objective.build_adapter(method, context, values)
+    if adapter is None:
+        return student.eval()
+    adapter.load_state_dict(state["adapter"])
+    return method.deploy(student, adapter).eval()
+
+
 def save_champion(
-    folder: Path, student: str, facts: Facts, weights: Mapping[str, Tensor], about: dict[str, Any]
+    folder: Path, about: Mapping[str, Any], facts: Facts, state: Mapping[str, Mapping[str, Tensor]]
 ) -> Path:
-    """Write the student's weights and record; the weights' path."""
-    content = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    record = {
-        "version": VERSION,
-        "student": student,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "facts": asdict(facts),
-        **about,
+    """Write the weights that are needed at inference and their record; the weights' path."""
+    needed = ["student"] + (["adapter"] if methods.load(about["method"]).deploy else [])
+    tensors = {
+        f"{part}.{name}": x.contiguous() for part in needed for name, x in state[part].items()
     }
+    content = save(tensors)
+    sha256 = hashlib.sha256(content).hexdigest()
+    record = {"version": VERSION, "sha256": sha256, "facts": asdict(facts), **about}
     rename_into(folder / WEIGHTS, content)
     rename_into(folder / "champion.json", json.dumps(record, indent=1).encode())
     return folder / WEIGHTS
@@ -49,8 +76,11 @@ def load_champion(folder: Path) -> nn.Module:
     record = json.loads((folder / "champion.json").read_text(encoding="utf-8"))
     content = (folder / WEIGHTS).read_bytes()
     if record["version"] != VERSION or hashlib.sha256(content).hexdigest() != record["sha256"]:
-        raise ValueError(f"a champion must match its record, got other weights in {folder / WEIGHTS}")
-    with seeded(0, "champion"):
-        model = build_for(record["student"], Facts(**record["facts"]))
-    model.load_state_dict(load(content))
-    return LogitsOnly(model).eval()
+        raise ValueError(
+            f"a champion must match its record, got other weights in {folder / WEIGHTS}"
+        )
+    state: dict[str, dict[str, Tensor]] = {"student": {}, "adapter": {}}
+    for name, tensor in load(content).items():
+        part, _, rest = name.partition(".")
+        state[part][rest] = tensor
+    return LogitsOnly(rebuild(record, Facts(**record["facts"]), state)).eval()

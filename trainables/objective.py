@@ -59,6 +59,35 @@ def check(method: Method, name: str, value: Any) -> None:
             raise ValueError(f"{name} must be {_range_in_words(low, high)}, got {value!r}")
 
 
+@torch.no_grad()
+def look(
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    prepared: Mapping[str, Tensor] | None = None,
+) -> Context:
+    """What a method may look at: both networks' outputs for a few images in [0, 1], in eval mode."""
+    training = student.training
+    seen = student.eval()(images), teacher.eval()(images)
+    student.train(training)
+    return Context(*seen, student, teacher, labels, n_classes, prepared or {})
+
+
+def why_not(method: Method, context: Context, values: Mapping[str, Any]) -> str | None:
+    """Why a method cannot work with two networks (the shapes are in the answer), or None."""
+    student, teacher = context.student, context.teacher
+    for need, ours, theirs in (
+        ("features", student.features, teacher.features),
+        ("preacts", student.preacts, teacher.preacts),
+    ):
+        if need in method.needs and not (ours and theirs):
+            counts = f"{len(ours)} of the student and {len(theirs)} of the teacher"
+            return f"both networks must give {need}, got {counts}"
+    return method.refuse(context, **values) if method.refuse else None
+
+
 def as_tensors(method: Method, values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The hyperparameters ready for the loss: floats as 0-d tensors, the rest as they are."""
     known = hyperparameters(method)

@@ -17,14 +17,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from trainables import models
+from trainables import models, objective
 from trainables.contract import Context, Outputs
 from trainables.data.splits import Facts, open_split, rename_into
 from trainables.data.views import to_float
 from trainables.methods import load as load_method
 from trainables.models.normalized import Normalized
-from trainables.seeding import seeded
-from trainables.training import Recipe, Training, validate
+from trainables.recipe import Recipe
+from trainables.seeding import generator, seeded
+from trainables.training import Training, validate
 
 VERSION = 1
 PROGRESS = "progress.json"
@@ -88,9 +89,7 @@ def train(
     method = load_method("vanilla")
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    run = Training(
-        method, {}, recipe, SEED, lambda: build_for(name, facts), data, device=device
-    )
+    run = Training(method, {}, recipe, SEED, lambda: build_for(name, facts), data, device=device)
     accuracy = 0.0
     for epoch in range(1, recipe.epochs + 1):
         _, divergence = run.train_epoch()
@@ -147,25 +146,38 @@ def context_of(
 ) -> Context:
     """What a method may look at: both networks' outputs for a few training images, and the labels."""
     data = open_split(facts, "train")
-    student_sees, teacher_sees = (
-        _look(model, to_float(data.images[:4])) for model in (student, teacher)
-    )
-    return Context(
-        student_sees, teacher_sees, student, teacher, data.labels, facts.n_classes, prepared or {}
-    )
+    images = to_float(data.images[:4]).to(next(teacher.parameters()).device)
+    return objective.look(student, teacher, images, data.labels, facts.n_classes, prepared)
 
 
-@torch.no_grad()
-def _look(model: nn.Module, images: torch.Tensor) -> Outputs:
-    training = model.training
-    outputs = model.eval()(images.to(next(model.parameters()).device))
-    model.train(training)
-    return outputs
-
-
-def outputs_on(teacher: nn.Module, facts: Facts, batch_size: int = 256) -> Iterator[Outputs]:
-    """The teacher's outputs on the clean training images, a batch at a time, in order."""
+def outputs_on(
+    teacher: nn.Module, facts: Facts, epochs: int, batch_size: int = 64
+) -> Iterator[Outputs]:
+    """The teacher's outputs on the clean training images in `epochs` seeded orders, a batch at a time."""
     device = next(teacher.parameters()).device
-    with torch.no_grad():
-        for images in open_split(facts, "train").images.split(batch_size):
-            yield teacher(to_float(images).to(device))
+    data = open_split(facts, "train")
+    for epoch in range(epochs):
+        order = torch.randperm(len(data.labels), generator=generator(SEED, "prepare", epoch))
+        for rows in order.split(batch_size):
+            with torch.no_grad():
+                yield teacher(to_float(data.images[rows]).to(device))
+
+
+def prepare(
+    method_name: str, teacher: Teacher, student: str, facts: Facts, root: Path, device: str = "cpu"
+) -> str:
+    """The file of what a method prepares once for its searches; made unless it is there, "" where it makes nothing."""
+    method = load_method(method_name)
+    if method.prepare is None:
+        return ""
+    key = json.dumps([VERSION, method_name, teacher.sha256, student, facts.sha256["train"]])
+    path = root / f"{method_name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
+    if not path.exists():
+        torch.set_num_threads(1)
+        network = load(teacher, facts, device)
+        with seeded(SEED, "student"):
+            context = context_of(build_for(student, facts).to(device), network, facts)
+        made = method.prepare(context, outputs_on(network, facts, method.prepare_epochs))
+        root.mkdir(parents=True, exist_ok=True)
+        rename_into(path, save_tensors({k: v.contiguous().cpu() for k, v in made.items()}))
+    return str(path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 from ray import tune
+from safetensors.torch import load_file
 from torch import nn
 
 from trainables import methods, objective
 from trainables import teacher as teachers
-from trainables.contract import Context
+from trainables.contract import Context, Method
 from trainables.data.splits import Facts, open_split, rename_into
+from trainables.recipe import RECIPE_KEYS, Recipe
 from trainables.teacher import Teacher
-from trainables.training import RECIPE_KEYS, Recipe, Training, validate
+from trainables.training import Divergence, Teach, Training, validate, with_input_gradient
 
 STATE = "state.pt"
 VERSION = 1
@@ -35,6 +37,7 @@ class Task:
     student: str
     recipe: Recipe
     use_gpu: bool = False
+    prepared: str = ""  # file of what the method prepared once for the search
 
 
 class Workplace:
@@ -56,9 +59,6 @@ class Workplace:
         method = methods.load(config["method"])
         hyper = config["hyper"]
         loss_values = {k: v for k, v in hyper.items() if k not in RECIPE_KEYS}
-        teach: Callable[[torch.Tensor], Any] | None = None
-        if method.target is not None:
-            teach = self._teach(method)
         return Training(
             method,
             loss_values,
@@ -66,20 +66,32 @@ class Workplace:
             config["seed"],
             lambda: teachers.build_for(self.task.student, self.task.facts),
             self.train,
-            teach,
+            self._teach(method) if method.target is not None else None,
             self._context,
             self.device,
         )
 
-    def _teach(self, method: Any) -> Callable[[torch.Tensor], Any]:
-        @torch.no_grad()
-        def teach(images: torch.Tensor) -> Any:
-            return objective.target_of(method, self.teacher(images))
+    @cached_property
+    def prepared(self) -> dict[str, torch.Tensor]:
+        """What the search's method prepared once, if it does."""
+        path = self.task.prepared
+        return {k: v.to(self.device) for k, v in load_file(path).items()} if path else {}
+
+    def _teach(self, method: Method) -> Teach:
+        gradient = "input_gradient" in method.needs
+
+        def teach(images: torch.Tensor, labels: torch.Tensor, settings: Mapping[str, Any]) -> Any:
+            if gradient:
+                outputs = with_input_gradient(self.teacher, images, labels, create_graph=False)
+            else:
+                with torch.no_grad():
+                    outputs = self.teacher(images)
+            return objective.target_of(method, outputs, self.prepared, settings)
 
         return teach
 
     def _context(self, student: nn.Module) -> Context:
-        return teachers.context_of(student, self.teacher, self.task.facts)
+        return teachers.context_of(student, self.teacher, self.task.facts, self.prepared)
 
 
 class Trial(tune.Trainable):
@@ -92,25 +104,42 @@ class Trial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become another trial in the same process."""
+        """Become another trial in the same process; its student is built by the first step."""
         self.config = new_config
-        self.run = self.workplace.training(new_config)
+        self.student: Training | None = None
+        self.state: dict[str, Any] | None = None
         self.best = 0.0
         self.seconds = 0.0
         if new_config.get("restore_from"):
             self.load_checkpoint(new_config["restore_from"])
         return True
 
+    @property
+    def run(self) -> Training:
+        """The student's training, built when it is first asked for."""
+        if self.student is None:
+            self.student = self.workplace.training(self.config)
+            if self.state is not None:
+                self.student.load(self.state)
+        return self.student
+
     def step(self) -> dict[str, Any]:
-        """Train one epoch and measure it on validation."""
-        if os.environ.get("KDTUNE_EPOCH_SECONDS"):  # so that tests can kill a trial in mid-epoch
-            time.sleep(float(os.environ["KDTUNE_EPOCH_SECONDS"]))
+        """Train one epoch and measure it; what training raises is a result too, and no reason to try again."""
+        try:
+            return self._epoch()
+        except (
+            Exception
+        ) as error:  # the boundary: a bug in a loss must end its trial alone, with its reason
+            self.student = None
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            told = {"epoch": 0, "epochs": self.config["epochs"], "ranked_epoch": 0}
+            return {**told, "val/accuracy": float("nan"), "failed": reason, "done": True}
+
+    def _epoch(self) -> dict[str, Any]:
         started = time.perf_counter()
         train, divergence = self.run.train_epoch()
         val = validate(self.run.deployed, self.workplace.val, self.workplace.device)
         if divergence is None and not val["loss"] < float("inf"):
-            from trainables.training import Divergence
-
             divergence = Divergence(self.run.epoch, "weights")
         self.best = max(self.best, val["accuracy"])
         self.seconds += time.perf_counter() - started
@@ -124,13 +153,14 @@ class Trial(tune.Trainable):
             **train,
             "seconds": self.seconds,
             "diverged": divergence.term if divergence else "",
+            "failed": "",
             "done": divergence is not None or self.run.epoch >= self.run.recipe.epochs,
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the state of this trial and its checksum, each whole or not at all."""
-        import io
-
+        """Write the state of this trial and its checksum, each whole or not at all; nothing for a failed one."""
+        if self.student is None:
+            return
         buffer = io.BytesIO()
         extra = {"version": VERSION, "best": self.best, "seconds": self.seconds}
         torch.save({**self.run.state(), **extra}, buffer)
@@ -141,15 +171,13 @@ class Trial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
         """Go on from a checkpoint; raises ValueError where it is damaged or of another version."""
-        state = read_state(Path(checkpoint))
-        self.run.load(state)
-        self.best, self.seconds = float(state["best"]), float(state["seconds"])
+        self.state = read_state(Path(checkpoint))
+        self.student = None
+        self.best, self.seconds = float(self.state["best"]), float(self.state["seconds"])
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """A checkpoint's state; raises ValueError, naming the file, where it is damaged or of another version."""
-    import io
-
     path = folder / STATE
     try:
         content = path.read_bytes()

@@ -1,90 +1,27 @@
-"""One student's training: a recipe, an epoch as a story, and a state that resumes exactly.
+"""One student's training: an epoch as a story, and a state that resumes exactly.
 
 Every draw comes from (seed, purpose, epoch), so a run restored after epoch k goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainables import objective
-from trainables.contract import Batch, Context, Method
+from trainables.contract import Batch, Context, Inputs, Method, Outputs
+from trainables.data.feed import Feed
 from trainables.data.splits import Split
-from trainables.data.views import Views, to_float
+from trainables.data.views import to_float
 from trainables.methods import arguments
+from trainables.recipe import Recipe, learning_rate, make_optimizer
 from trainables.seeding import generator, seeded
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained, whatever its loss."""
-
-    epochs: int = 16
-    batch_size: int = 64
-    optimizer: str = "sgd"  # of OPTIMIZERS; sgd is with Nesterov momentum
-    lr: float = 0.1  # the peak
-    momentum: float = 0.9  # of sgd
-    weight_decay: float = 5e-4
-    warmup_fraction: float = 0.1  # of all steps, linear; then a half cosine to 0
-    augment: str = "none"
-
-    def changed(self, values: Mapping[str, Any]) -> Recipe:
-        """This recipe with those of `values` that name its parts."""
-        known = {part.name for part in fields(self)}
-        return replace(self, **{name: value for name, value in values.items() if name in known})
-
-
-RECIPE_KEYS = tuple(part.name for part in fields(Recipe))
-POSITIVE = ("epochs", "batch_size", "lr")
-
-
-def check_recipe(name: str, value: Any) -> None:
-    """Raise ValueError where `value` cannot be the part `name` of a recipe."""
-    if name == "optimizer":
-        if value not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {value!r}")
-        return
-    if name == "augment":
-        return
-    whole = name in ("epochs", "batch_size")
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or (whole and value != int(value))
-    ):
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (name in POSITIVE and value == 0):
-        raise ValueError(
-            f"{name} must be {'above 0' if name in POSITIVE else '0 or more'}, got {value!r}"
-        )
-    if name in ("momentum", "warmup_fraction") and value >= 1:
-        raise ValueError(f"{name} must be below 1, got {value!r}")
-
-
-def learning_rate(recipe: Recipe, progress: float) -> float:
-    """The step's rate: linear warm-up, then a half cosine down to 0 at progress 1."""
-    if progress < recipe.warmup_fraction:
-        return recipe.lr * progress / recipe.warmup_fraction
-    share = (progress - recipe.warmup_fraction) / (1 - recipe.warmup_fraction)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimiser, fused; its learning rate is set before every step."""
-    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
-    if recipe.optimizer == "sgd":
-        nesterov = recipe.momentum > 0
-        return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, **common)
+Teach = Callable[[Tensor, Tensor, Mapping[str, Any]], Any]  # (images, labels, settings) -> target
 
 
 @dataclass(frozen=True)
@@ -98,7 +35,8 @@ class Divergence:
 class Training:
     """A student on its way: weights, adapter, optimiser, and the number of epochs behind it.
 
-    `teach(images)` gives the teacher's target for a batch of views, or None for methods without a teacher.
+    `teach(images, labels, settings)` gives the teacher's target for a batch of views, or is None for methods without a
+    teacher; `context(student)` is what a method may look at while it builds its adapter.
     """
 
     def __init__(
@@ -109,7 +47,7 @@ class Training:
         seed: int,
         build: Callable[[], nn.Module],
         data: Split,
-        teach: Callable[[Tensor], Any] | None = None,
+        teach: Teach | None = None,
         context: Callable[[nn.Module], Context] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -121,31 +59,19 @@ class Training:
             teach,
         )
         self.device = torch.device(device)
-        settings = {**objective.defaults(method), **values}
+        self.settings = {**objective.defaults(method), **values}
         with seeded(seed, "student"):
             self.student = build().to(self.device)
         self.adapter: nn.Module | None = None
         if method.adapter is not None and context is not None:
             with seeded(seed, "adapter"):
-                made = objective.build_adapter(method, context(self.student), settings)
+                made = objective.build_adapter(method, context(self.student), self.settings)
             self.adapter = made.to(self.device) if made is not None else None
-        self.settings = settings
-        self.values = objective.as_tensors(method, settings, self.device)
-        self.batch_size = min(recipe.batch_size, len(data.labels))
-        self.n_steps = len(data.labels) // self.batch_size  # the ragged last batch is dropped
+        self.values = objective.as_tensors(method, self.settings, self.device)
+        self.inputs: Inputs = method.inputs(**arguments(method.inputs, self.settings))
+        self.first_epochs = first_epochs(method, self.settings, recipe.epochs)
         self.epoch = 0
         self.optimizer = self._fresh_optimizer()
-
-    @property
-    def first_epochs(self) -> int:
-        """Epochs of the first phase, inside the recipe's; 0 without one."""
-        phase = self.method.first_phase
-        if phase is None:
-            return 0
-        share = phase.share(**arguments(phase.share, self.settings))
-        return (
-            min(max(1, round(share * self.recipe.epochs)), self.recipe.epochs - 1) if share else 0
-        )
 
     @property
     def deployed(self) -> nn.Module:
@@ -156,59 +82,83 @@ class Training:
 
     def train_epoch(self) -> tuple[dict[str, float], Divergence | None]:
         """Train the next epoch; the mean of each term by name, and where the loss diverged, if it did."""
-        in_first = self.epoch < self.first_epochs
         if self.epoch == self.first_epochs and self.epoch > 0:
             self.optimizer = self._fresh_optimizer()
-        views = Views(
-            self.recipe.augment,
-            len(self.data.labels),
-            self.data.images.shape[-1],
-            self.seed,
-            self.epoch,
-        )
-        order = torch.randperm(
-            len(self.data.labels), generator=generator(self.seed, "order", self.epoch)
-        )
         self.student.train()
         history: list[Tensor] = []
+        kept: list[Tensor] = []
         names: list[str] = []
         with seeded(self.seed, "dropout", self.epoch):
-            for step in range(self.n_steps):
-                rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-                terms = self._step(views, rows, step, in_first)
+            for batch, clean in self._batches():
+                terms, used = self._step(batch, clean)
                 names = list(terms)
                 history.append(torch.stack([value.detach() for value in terms.values()]))
+                kept += [used] if used is not None else []
         self.epoch += 1
         values = torch.stack(history)
         means = {f"train/{name}": float(v) for name, v in zip(names, values.mean(0), strict=True)}
         means["train/loss"] = float(values.sum(1).mean())
+        if kept:
+            means["train/samples_used"] = float(torch.stack(kept).mean())
         return means, first_divergence(values, names, self.epoch)
 
-    def _step(self, views: Views, rows: Tensor, step: int, in_first: bool) -> dict[str, Tensor]:
-        """Show one batch to teacher and student, and take one step."""
+    def _batches(self) -> Iterator[tuple[Batch, Tensor]]:
+        """The epoch's batches and, where the student sees mixtures, the single images; sets each step's rate."""
+        in_first = self.epoch < self.first_epochs
         start, end = (0, self.first_epochs) if in_first else (self.first_epochs, self.recipe.epochs)
-        progress = (self.epoch - start + step / self.n_steps) / (end - start)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
-                self.recipe, progress + 1 / (2 * self.n_steps * (end - start))
+        feed = Feed(self.data, self.inputs, self.recipe, self.seed, self.epoch)
+        draws = generator(self.seed, "negatives", self.epoch, self.device)
+        for step in range(feed.n_steps):
+            progress = (self.epoch - start + step / feed.n_steps) / (end - start)
+            half_a_step = 0.5 / (feed.n_steps * (end - start))  # so that the first rate is not 0
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.recipe, progress + half_a_step)
+            shown = feed(step)
+            batch = Batch(
+                images=shown.images.to(self.device),
+                labels=shown.labels.to(self.device),
+                indices=shown.indices.to(self.device),
+                epoch=torch.tensor(float(self.epoch - start), device=self.device),
+                progress=torch.tensor(progress, device=self.device),
+                weights=None if shown.weights is None else shown.weights.to(self.device),
+                generator=draws,
             )
-        images = views(self.data.images[rows], rows).to(self.device)
-        batch = Batch(
-            images=images,
-            labels=self.data.labels[rows].to(self.device),
-            indices=rows.to(self.device),
-            epoch=torch.tensor(float(self.epoch - start)),
-            progress=torch.tensor(progress),
-        )
-        target = self.teach(images) if self.teach else None
+            yield batch, batch.images if shown.singles is None else shown.singles.to(self.device)
+
+    def _step(self, batch: Batch, singles: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Show one batch to teacher and student, and take one step; the terms, and the share of samples used."""
+        seen = batch.images if self.inputs.teacher_sees_mix else singles
+        target = self.teach(seen, batch.labels, self.settings) if self.teach else None
+        student = self._student_outputs(batch)
+        in_first = self.epoch < self.first_epochs
         part = self.method.first_phase if in_first and self.method.first_phase else self.method
-        terms, _ = objective.terms(
-            part, self.values, self.student(images), target, batch, self.adapter
-        )
+        terms, student = objective.terms(part, self.values, student, target, batch, self.adapter)
+        used = None
+        if self.method.keep is not None:
+            mask = self.method.keep(
+                student, target, batch, **arguments(self.method.keep, self.values)
+            )
+            used = mask.float().mean()
+            if not mask.any():
+                return terms, used
         self.optimizer.zero_grad()
         sum(terms.values(), torch.zeros((), device=self.device)).backward()
         self.optimizer.step()
-        return terms
+        remember = getattr(self.adapter, "after_step", None)
+        if remember is not None:
+            with torch.no_grad():
+                remember(student.adapted, batch)
+        return terms, used
+
+    def _student_outputs(self, batch: Batch) -> Outputs:
+        """The student's outputs, in one pass or in the passes that the method's inputs ask for."""
+        if "input_gradient" in self.method.needs:
+            return with_input_gradient(self.student, batch.images, batch.labels, create_graph=True)
+        if self.inputs.mix or len(self.inputs.forwards) == 1:
+            return self.student(batch.images)
+        samples = len(batch.labels) // self.inputs.blocks
+        passes = batch.images.split([n * samples for n in self.inputs.forwards])
+        return joined([self.student(images) for images in passes])
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as tensors and plain values."""
@@ -232,6 +182,41 @@ class Training:
         return make_optimizer(self.recipe, [p for part in parts for p in part.parameters()])
 
 
+def first_epochs(method: Method, settings: Mapping[str, Any], epochs: int) -> int:
+    """Epochs of the first phase, inside the recipe's and never all of them; 0 without one."""
+    phase = method.first_phase
+    if phase is None:
+        return 0
+    share = phase.share(**arguments(phase.share, dict(settings)))
+    return min(max(1, round(share * epochs)), epochs - 1) if share else 0
+
+
+def joined(passes: list[Outputs]) -> Outputs:
+    """Several passes' outputs as one, one after the other."""
+
+    def cat(maps: tuple[tuple[Tensor, ...], ...]) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(same) for same in zip(*maps, strict=True))
+
+    return Outputs(
+        torch.cat([one.logits for one in passes]),
+        torch.cat([one.embedding for one in passes]),
+        cat(tuple(one.features for one in passes)),
+        cat(tuple(one.preacts for one in passes)),
+    )
+
+
+def with_input_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor, *, create_graph: bool
+) -> Outputs:
+    """A network's outputs with d CE_i / d image_i, differentiable itself where `create_graph`."""
+    with torch.enable_grad():
+        seen = images.detach().requires_grad_()
+        outputs: Outputs = model(seen)
+        loss = nn.functional.cross_entropy(outputs.logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, seen, create_graph=create_graph)
+    return outputs._replace(input_gradient=gradient)
+
+
 def first_divergence(values: Tensor, names: list[str], epoch: int) -> Divergence | None:
     """The first term of (steps, terms) that is not finite; ties go to the earlier-named one."""
     bad = ~torch.isfinite(values)
@@ -242,19 +227,17 @@ def first_divergence(values: Tensor, names: list[str], epoch: int) -> Divergence
 
 
 @torch.inference_mode()
-def validate(model: nn.Module, data: Split, device: torch.device | str = "cpu") -> dict[str, float]:
+def validate(
+    model: nn.Module, data: Split, device: torch.device | str = "cpu", batch_size: int = 1000
+) -> dict[str, float]:
     """`accuracy` and `loss` (CE) over a whole split, in eval mode; NaN logits count as wrong."""
     model.eval()
     right, loss = 0, 0.0
-    for images, some_labels in batches(data):
-        logits = model(to_float(images).to(device)).logits.float()
-        labels = some_labels.to(device)
+    for images, some in zip(
+        data.images.split(batch_size), data.labels.split(batch_size), strict=True
+    ):
+        logits, labels = model(to_float(images).to(device)).logits.float(), some.to(device)
         finite = torch.isfinite(logits).all(-1)
         right += int(((logits.argmax(-1) == labels) & finite).sum())
         loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return {"accuracy": right / len(data.labels), "loss": loss / len(data.labels)}
-
-
-def batches(data: Split, size: int = 1000) -> Any:
-    """(images, labels) in order, `size` at a time."""
-    return zip(data.images.split(size), data.labels.split(size), strict=True)

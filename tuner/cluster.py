@@ -5,6 +5,7 @@ Ray starts for this search alone, on this machine, quietly, with its token authe
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ def running(n_cpus: int) -> Iterator[None]:
         num_cpus=n_cpus,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
     )

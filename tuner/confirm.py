@@ -1,4 +1,4 @@
-"""The honest answer: retrain the finalists over seeds beside their baselines, choose on validation, open the test set once.
+"""The honest answer: retrain finalists and baselines over seeds, choose on validation, open the test set once.
 
 The search saw one seed; its best trial is partly luck. So the best K by validation, the published default and the
 plain student are trained again with S other seeds, the same ones for all (paired). The winner is the finalist or
@@ -15,13 +15,14 @@ from typing import Any
 from torch import nn
 
 from trainables import teacher as teachers
-from trainables.champion import save_champion
+from trainables.champion import rebuild, save_champion
 from trainables.data.sealed import open_test
 from trainables.data.splits import Split
 from trainables.evaluation.attacks import robustness
 from trainables.objective import defaults
+from trainables.recipe import RECIPE_KEYS
 from trainables.trainable import Task, read_state
-from trainables.training import RECIPE_KEYS, validate
+from trainables.training import validate
 from tuner import students
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
@@ -46,9 +47,13 @@ class Contender:
         return f"{self.role}-seed{seed}"
 
 
-def finalists(trials: Sequence[Student], top: int) -> list[Student]:
-    """The `top` fully trained trials of highest validation accuracy; ties go to the earlier ones."""
-    complete = [student for student in trials if student.complete]
+def finalists(planned: Plan, trials: Sequence[Student]) -> list[Student]:
+    """The best fully trained trials by validation accuracy, the published default aside: it is retrained anyway.
+
+    Ties go to the earlier trials.
+    """
+    top = planned.settings.confirm_top
+    complete = [s for s in trials if s.complete and s.hyper != planned.published]
     return sorted(complete, key=lambda s: (-s.accuracy, s.number))[:top]
 
 
@@ -62,7 +67,8 @@ def contenders(planned: Plan, chosen: Sequence[Student]) -> list[Contender]:
 
     The plain student is trained with the recipe of the best finalist, where the recipe is searched.
     """
-    recipe = {k: v for k, v in chosen[0].hyper.items() if k in RECIPE_KEYS}
+    leader = chosen[0].hyper if chosen else planned.published
+    recipe = {k: v for k, v in leader.items() if k in RECIPE_KEYS}
     found = [Contender("vanilla", "vanilla", recipe)]
     default = Contender(
         "default", planned.settings.method, planned.published, f"{planned.settings.method}-000"
@@ -71,12 +77,8 @@ def contenders(planned: Plan, chosen: Sequence[Student]) -> list[Contender]:
         planned.method
     ):
         found.append(default)
-    for student in chosen:
-        if student.hyper != planned.published:
-            found.append(
-                Contender(f"finalist-{len(found) - 1}", student.method, student.hyper, student.id)
-            )
-    return found
+    ranked = enumerate(chosen, 1)
+    return found + [Contender(f"finalist-{i}", s.method, s.hyper, s.id) for i, s in ranked]
 
 
 def retrain(
@@ -127,7 +129,7 @@ def judge(planned: Plan, task: Task, board: Board, journal: Journal) -> dict[str
     told = board.story
     if "answer" in told.results:
         return told.results["answer"]
-    chosen = finalists(told.of_kind("search"), planned.settings.confirm_top)
+    chosen = finalists(planned, told.of_kind("search"))
     options = contenders(planned, chosen)
     winner = choose(planned, told, options)
     rows = {c.role: c for c in options if c.role in BASELINES and _trained(planned, told, c)}
@@ -162,15 +164,12 @@ def judge(planned: Plan, task: Task, board: Board, journal: Journal) -> dict[str
     return told.results["answer"]
 
 
-def student_network(planned: Plan, task: Task, identity: str) -> nn.Module:
-    """A confirmed student as it was after its last epoch; raises ValueError where its checkpoint is gone."""
+def last_state(planned: Plan, identity: str) -> dict[str, Any]:
+    """A confirmed student's state after its last epoch; raises ValueError where its checkpoint is gone."""
     folder = students.newest_checkpoint(planned, identity)
     if folder is None:
         raise ValueError(f"a confirmed student must have a checkpoint, got none for {identity}")
-    state = read_state(folder)
-    model = teachers.build_for(task.student, task.facts)
-    model.load_state_dict(state["student"])
-    return model.eval()
+    return read_state(folder)
 
 
 def _config(planned: Plan, contender: Contender, seed: int, number: int) -> Config:
@@ -218,7 +217,9 @@ def _judge_contender(
     found: dict[str, Any] = {"hyper": contender.hyper, "val": accuracies(planned, told, contender)}
     for seed in seeds(planned):
         identity = contender.identity(seed)
-        measured = _judge_network(planned, student_network(planned, task, identity), test)
+        state = last_state(planned, identity)
+        network = rebuild(_about(task, contender), task.facts, state)
+        measured = _judge_network(planned, network, test)
         board.take(
             journal.write("summary", id=identity, metrics=_named(measured, planned.source.epsilon))
         )
@@ -239,12 +240,20 @@ def _named(measured: dict[str, float], epsilon: float) -> dict[str, float]:
     return {**clean, **{f"robust/linf_{epsilon:g}/{name}": value for name, value in robust.items()}}
 
 
+def _about(task: Task, contender: Contender) -> dict[str, Any]:
+    return {
+        "student": task.student,
+        "teacher": task.teacher.model,
+        "method": contender.method,
+        "hyper": contender.hyper,
+    }
+
+
 def _save_champion(planned: Plan, task: Task, told: Story, winner: Contender) -> dict[str, Any]:
     """Write the winner's best seed (by validation; ties to the first) as safetensors."""
     best = max(seeds(planned), key=lambda seed: told.students[winner.identity(seed)].accuracy)
     identity = winner.identity(best)
-    network = student_network(planned, task, identity)
-    about = {"method": winner.method, "hyper": winner.hyper, "seed": best, "search": planned.name}
+    about = {**_about(task, winner), "seed": best, "search": planned.name}
     about["val/accuracy"] = told.students[identity].accuracy
-    path = save_champion(planned.folder, task.student, task.facts, network.state_dict(), about)
+    path = save_champion(planned.folder, about, task.facts, last_state(planned, identity))
     return {"weights": str(path), "student": identity, "seed": best}

@@ -27,7 +27,12 @@ LOOK = {
     "diverged": ("#D55E00", "x", "diverged"),
     "failed": ("#CC79A7", "s", "failed"),
 }
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 130}
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 130,
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,9 @@ def _gain(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict[s
         for role in rows
         if role != "tuned"
     ]
-    return f"Test accuracy over {len(answer['seeds'])} seeds (grey, joined by seed), mean and 95% interval. Tuned: {'; '.join(gaps)}."
+    n = len(answer["seeds"])
+    said = f"Test accuracy over {n} seeds (grey, joined by seed), mean and 95% interval."
+    return f"{said} Tuned: {'; '.join(gaps)}." if gaps else said
 
 
 def _trials(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict[str, Any]) -> str:
@@ -146,7 +153,8 @@ def _trials(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict
         _scale(axes, "y", second, planned.searched[second])
     else:
         axes.set_ylabel("validation accuracy, %")
-    return f"Each mark is a trial at its {first}{f' and {second}' if second else ''}; the ring is the published default."
+    axes_named = f"{first} and {second}" if second else first
+    return f"Each mark is a trial at its {axes_named}; the ring is the published default."
 
 
 def _limits(students: list[Student]) -> tuple[float, float]:

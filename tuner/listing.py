@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
-from rich.console import Console
 from rich.table import Table
 
 import search_spaces
 from trainables import methods, models
 from trainables.data import sources
+from tuner.progress import make_console
+
+Listing: TypeAlias = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header, rows
 
 
 def print_lists(which: Iterable[str]) -> None:
     """Print a table for each of methods, models, datasets and spaces."""
-    console = Console()
+    console = make_console()
     for name in which:
         console.print(_table(name, *LISTS[name]()))
 
 
-def _methods() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    rows = [(name, *methods.summary(name)) for name in methods.names()]
+def _methods() -> Listing:
+    rows: list[tuple[str, ...]] = [(name, *methods.summary(name)) for name in methods.names()]
     return ("method", "what it does", "paper"), rows
 
 
-def _models() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    return ("model", "what it is"), [(name, models.entry(name).summary) for name in models.names()]
+def _models() -> Listing:
+    rows: list[tuple[str, ...]] = [(name, models.entry(name).summary) for name in models.names()]
+    return ("model", "what it is"), rows
 
 
-def _datasets() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _datasets() -> Listing:
     entries = {name: sources.source(name) for name in sources.names()}
-    rows = [(name, e.summary, f"{e.teacher} -> {e.student}") for name, e in entries.items()]
+    rows: list[tuple[str, ...]] = [
+        (name, e.summary, f"{e.teacher} -> {e.student}") for name, e in entries.items()
+    ]
     return ("dataset", "images", "default teacher -> student"), rows
 
 
-def _spaces() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    rows = []
+def _spaces() -> Listing:
+    rows: list[tuple[str, ...]] = []
     for name in search_spaces.names():
         space = search_spaces.load(name)
-        rows.append((name, "\n".join(f"{key}: {domain}" for key, domain in space.items())))
+        rows.append((name, "; ".join(f"{key}: {domain}" for key, domain in space.items())))
     return ("space", "what it searches"), rows
 
 

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import torch
+
 import search_spaces
 from search_spaces import Domain, Space, Value, nearest, searched
-from trainables import methods, objective
+from trainables import methods, models, objective
 from trainables.contract import Method
 from trainables.data import sources
 from trainables.data.sources import Source
-from trainables.training import RECIPE_KEYS, Recipe, check_recipe
+from trainables.recipe import RECIPE_KEYS, Recipe, check_recipe
+from trainables.seeding import seeded
+from tuner.progress import settings_in_words
 from tuner.settings import Settings
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
@@ -71,7 +75,7 @@ class Plan:
 
     @property
     def published(self) -> dict[str, Any]:
-        """The first trial: the method's published setting with what the user fixed, within the space where it is searched.
+        """The first trial: the method's published setting with what the user fixed.
 
         A recipe part that is searched starts from the recipe.
         """
@@ -197,21 +201,33 @@ def _check_search(plan: Plan) -> None:
 
 
 def _check_models(plan: Plan) -> None:
-    from trainables import models
-    from trainables.seeding import seeded
-
-    source = plan.source
-    gray = (0.5,) * source.channels
+    """Build both networks, untrained, and let the method look at their shapes."""
+    source, grey = plan.source, (0.5,) * plan.source.channels
+    shape = {"n_classes": source.n_classes, "channels": source.channels, "size": source.size}
     with seeded(0, "check"):
-        for name in (plan.student, plan.teacher):
-            models.build(
-                name,
-                n_classes=source.n_classes,
-                channels=source.channels,
-                size=source.size,
-                mean=gray,
-                std=gray,
+        student, teacher = (
+            models.build(name, **shape, mean=grey, std=grey)
+            for name in (plan.student, plan.teacher)
+        )
+        images = torch.rand(4, source.channels, source.size, source.size)
+        labels = torch.arange(source.n_classes)
+        context = objective.look(student, teacher, images, labels, source.n_classes)
+    for hyper in _corners(plan):
+        reason = objective.why_not(plan.method, context, hyper)
+        if reason:
+            pair = f"{plan.teacher} -> {plan.student}"
+            raise ValueError(
+                f"{plan.settings.method} cannot distill {pair} with {settings_in_words(hyper)}: {reason}"
             )
+
+
+def _corners(plan: Plan) -> list[dict[str, Any]]:
+    """The published setting, and the same with each value of each searched choice."""
+    base = {**objective.defaults(plan.method), **plan.published}
+    return [
+        base,
+        *({**base, name: value} for name, d in plan.searched.items() for value in d.values),
+    ]
 
 
 def _made_up_name(settings: Settings) -> str:

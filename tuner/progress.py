@@ -56,7 +56,11 @@ class Board:
     @contextmanager
     def counting(self, title: str, n_epochs: int) -> Iterator[Callable[[int, float], None]]:
         """A stage that counts epochs: call what this gives with (epochs done, validation accuracy)."""
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[words]}"),
+        )
         bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
         task = bar.add_task(title, total=n_epochs, words="")
         told = [0]

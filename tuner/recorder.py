@@ -31,7 +31,9 @@ class Recorder(tune.Callback):
         """Nothing: Ray pickles its callbacks, and ours hold an open file."""
         return {}
 
-    def setup(self, **info: Any) -> None:
+    def setup(
+        self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any
+    ) -> None:
         """From now on Tune's own loop answers SIGUSR1."""
         self.listening = True
 
@@ -52,7 +54,7 @@ class Recorder(tune.Callback):
         """One epoch."""
         identity = trial.config["id"]
         self.last[identity] = result
-        if result["epoch"] > self.epochs.get(identity, 0):
+        if not result["failed"] and result["epoch"] > self.epochs.get(identity, 0):
             self.epochs[identity] = result["epoch"]
             metrics = {k: v for k, v in result.items() if k in DRIVER_KEYS or is_metric(k)}
             self.board.take(self.journal.write("epoch", id=identity, metrics=metrics))
@@ -62,7 +64,9 @@ class Recorder(tune.Callback):
     ) -> None:
         """Finished, stopped early or diverged."""
         last = self.last.get(trial.config["id"], {})
-        if last.get("diverged"):
+        if last.get("failed"):
+            self._end(trial, "failed", last["failed"])
+        elif last.get("diverged"):
             self._end(
                 trial, "diverged", f"{last['diverged']} was not finite in epoch {last['epoch']}"
             )
@@ -98,10 +102,10 @@ def is_metric(name: str) -> bool:
 def reason_of(trial: Trial) -> str:
     """The last line of what a trial raised."""
     try:
-        error = trial.get_error()
+        text = str(trial.get_error())
     except (
         Exception
     ) as problem:  # Ray unpickles its own error file, which a full disk may have cut short
-        error = problem
-    lines = [text.strip() for text in str(error).splitlines() if text.strip()]
+        text = str(problem)
+    lines = [some.strip() for some in text.splitlines() if some.strip()]
     return lines[-1][:500] if lines else "unknown"

@@ -56,7 +56,8 @@ def plan_table(planned: Plan) -> Group:
         "trials": f"{planned.n_trials} by {s.search}, {_early(planned)}",
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
         "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
-        "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU; {available_cpus()} CPUs here",
+        "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
+        f"({available_cpus()} CPUs here)",
         "time": f"about {times[0]} to {times[1]} on cores like those this was measured on",
         "disk": f"about {2 * (planned.n_trials + n_confirm) * 0.12 + 5:.0f} MB for a student of 16,000 parameters",
         "tracking": planned.settings.tracking_uri or planned.tracking_uri,
@@ -84,29 +85,16 @@ def outcomes(told: Story) -> str:
 
 def comparison(answer: dict[str, Any]) -> list[list[str]]:
     """The league table's rows, header first: one a role, then the teacher; percent."""
-    header = [
-        "",
-        "val",
-        "test",
-        "tuned minus this",
-        f"FGSM {answer['epsilon']:g}",
-        "PGD margin",
-        "zero gradients",
-    ]
-    rows = [header]
-    tuned = answer["rows"]["tuned"]
+    names = [f"FGSM {answer['epsilon']:g}", "PGD margin", "zero gradients"]
+    rows = [["", "val", "test", "test minus plain", "test minus default", *names]]
     for role, found in answer["rows"].items():
-        gain = (
-            ""
-            if role == "tuned"
-            else paired(tuned["accuracy"], found["accuracy"]).text(signed=True)
-        )
+        gains = [_gain(answer, role, other) for other in ("vanilla", "default")]
         rows.append(
             [
                 ROLES[role],
                 interval(found["val"]).text(),
                 interval(found["accuracy"]).text(),
-                gain,
+                *gains,
                 *(interval(found[name]).text() for name in ("fgsm", "pgd_margin")),
                 _zero(interval(found["zero_gradients"]).mean),
             ]
@@ -119,11 +107,22 @@ def comparison(answer: dict[str, Any]) -> list[list[str]]:
             f"{100 * teacher['val']:.2f}",
             f"{100 * teacher['accuracy']:.2f}",
             "",
+            "",
             *robust,
             _zero(teacher["zero_gradients"]),
         ]
     )
     return rows
+
+
+def _gain(answer: dict[str, Any], role: str, other: str) -> str:
+    """The paired difference of two roles on test; nothing for a role and itself."""
+    order = list(ROLES)
+    known = other in answer["rows"] and order.index(role) > order.index(other)
+    if not known or (role == "tuned" and answer["winner"] == other):
+        return "the same" if role == "tuned" and answer["winner"] == other else ""
+    rows = answer["rows"]
+    return paired(rows[role]["accuracy"], rows[other]["accuracy"]).text(signed=True)
 
 
 def _zero(share: float) -> str:

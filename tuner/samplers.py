@@ -2,18 +2,18 @@
 
 The only file that imports optuna. What Ray's own OptunaSearch gets wrong and this one does not:
 
-    a diverged trial (NaN)   Ray: stays RUNNING in the study for ever.   Here: PRUNED without a value, which TPE ranks last.
+    a diverged trial (NaN)   Ray: RUNNING in the study for ever. Here: PRUNED without a value, which TPE ranks last.
     a failed trial           FAIL, which samplers ignore: a broken worker says nothing of the configuration.
-    a stopped trial          Ray: COMPLETE with its last value.          Here: PRUNED with its last value and epoch.
+    a stopped trial          Ray: COMPLETE with its last value. Here: PRUNED with its last value and epoch.
     a tie                    Optuna keeps the order of arrival.
-    the random stream        seeded anew by (seed, trial number), so that a resumed search draws what it would have drawn.
+    the random stream        seeded anew by (seed, trial number): a resumed search draws what it would have drawn.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import (
@@ -84,7 +84,12 @@ class SafeOptunaSearch(OptunaSearch):
             sampler=optuna.samplers.RandomSampler(seed),
         )
 
-    def suggest(self, trial_id: str) -> Config | str | None:
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's study, which Ray's constructor makes."""
+        return cast(optuna.Study, self._ot_study)
+
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
         if self.waiting:
             config = self.waiting.pop(0)
@@ -106,7 +111,7 @@ class SafeOptunaSearch(OptunaSearch):
         if trial_id in self._completed_trials:
             return
         self._completed_trials.add(trial_id)
-        tell(self._ot_study, self._ot_trials[trial_id], result, error=error)
+        tell(self.study, self._ot_trials[trial_id], result, error=error)
 
     def replay(self, past: Iterable[tuple[Config, dict[str, Any] | None, bool]]) -> None:
         """Bring the study to where an interrupted search left it.
@@ -120,7 +125,7 @@ class SafeOptunaSearch(OptunaSearch):
             if result is None and not error:
                 self.waiting.append({**config, "study_trial": trial})
             else:
-                tell(self._ot_study, trial, result, error=error)
+                tell(self.study, trial, result, error=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: a resumed search is told its past by the journal."""
@@ -129,12 +134,12 @@ class SafeOptunaSearch(OptunaSearch):
         """A new trial in the study: of known values, of the first trial's, or of the sampler's."""
         values = known or (self.first if number == 0 else None)
         if values:
-            self._ot_study.enqueue_trial(values)
+            self.study.enqueue_trial(values)
         seed = seed_of(self.search_seed, "suggest", number) % 2**32
-        self._ot_study.sampler = make_sampler(
+        self.study.sampler = make_sampler(
             self.sampler_kind, len(self.distributions), self.slots, seed
         )
-        return self._ot_study.ask(fixed_distributions=self.distributions)
+        return self.study.ask(fixed_distributions=self.distributions)
 
 
 def tell(
@@ -142,7 +147,7 @@ def tell(
 ) -> None:
     """Tell the study one trial's end; NaN and missing values never reach it."""
     value = (result or {}).get(METRIC)
-    if error or result is None:
+    if error or result is None or result.get("failed"):
         study.tell(trial, state=TrialState.FAIL)
     elif result.get("diverged") or value is None or not math.isfinite(value):
         study.tell(trial, state=TrialState.PRUNED)
@@ -160,7 +165,7 @@ class Listed(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self.configs = list(configs)
 
-    def suggest(self, trial_id: str) -> Config | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next config, or FINISHED."""
         return self.configs.pop(0) if self.configs else Searcher.FINISHED
 

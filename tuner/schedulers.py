@@ -66,7 +66,8 @@ class SafeASHA(ASHAScheduler):
 
 def rankable(result: dict[str, Any]) -> bool:
     """Whether a report may enter a rung."""
-    return not result.get("diverged") and math.isfinite(result.get(METRIC, math.nan))
+    bad = result.get("diverged") or result.get("failed")
+    return not bad and math.isfinite(result.get(METRIC, math.nan))
 
 
 def make(scheduler: str, epochs: int, grace: int) -> TrialScheduler:

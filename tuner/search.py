@@ -46,7 +46,7 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
-    """Go on with an interrupted search where it stopped; the exit status. Raises ValueError where there is nothing to go on with."""
+    """Go on with an interrupted search where it stopped; the exit status. ValueError where there is none."""
     out = Path(given.pop("out", Settings.model_fields["out"].default))
     if given:
         raise ValueError(
@@ -110,12 +110,14 @@ def _carry_out(planned: Plan, told: Story) -> int:
 
 def _prepare(planned: Plan, board: Board, journal: Journal, told: Story) -> tuple[Facts, Teacher]:
     """Data decoded and split, teacher found or trained."""
+    s = planned.settings
     board.say(
-        f"[bold]{planned.name}[/bold]: {planned.settings.method} on {planned.settings.dataset}, {planned.teacher} -> {planned.student}"
+        f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {planned.teacher} -> {planned.student}"
     )
     facts = prepare(planned.settings.dataset, planned.data_root, planned.out / "cache" / "data")
     board.say(
-        f"data: {facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images, split {facts.split_hash[:8]}"
+        f"data: {facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images, "
+        f"split {facts.split_hash[:8]}"
     )
     if not told.search:
         journal_search(planned, facts, journal)
@@ -130,20 +132,16 @@ def _prepare(planned: Plan, board: Board, journal: Journal, told: Story) -> tupl
         return facts, teacher
     started = time.monotonic()
     board.say(f"teacher: training {planned.teacher} for {recipe.epochs} epochs")
-    settings = planned.settings
-    device = "cuda" if settings.gpus_per_trial else "cpu"
-    work = cluster.submit(
-        teachers.train,
-        planned.teacher,
-        facts,
-        recipe,
-        folder,
-        device,
-        cpus=settings.cpus_per_trial,
-        gpus=settings.gpus_per_trial,
-    )
     with board.counting(f"teacher {planned.teacher}", recipe.epochs) as show:
-        trained: Teacher = cluster.wait(work, lambda: show(*teachers.progress(folder)))
+        trained: Teacher = _once(
+            planned,
+            teachers.train,
+            planned.teacher,
+            facts,
+            recipe,
+            folder,
+            meanwhile=lambda: show(*teachers.progress(folder)),
+        )
     board.say(
         f"teacher: {trained.accuracy:.2%} on validation after {duration(time.monotonic() - started)}, kept in {where}"
     )
@@ -178,22 +176,50 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
 
 
 def _task(planned: Plan, facts: Facts, teacher: Teacher) -> Task:
+    """What all trials share; what the method does once a search is done here."""
+    prepared = ""
+    if planned.method.prepare is not None:
+        where = planned.out / "cache" / "prepared"
+        prepared = _once(
+            planned,
+            teachers.prepare,
+            planned.settings.method,
+            teacher,
+            planned.student,
+            facts,
+            where,
+        )
     return Task(
-        facts, teacher, planned.student, planned.recipe, planned.settings.gpus_per_trial > 0
+        facts,
+        teacher,
+        planned.student,
+        planned.recipe,
+        planned.settings.gpus_per_trial > 0,
+        prepared,
     )
+
+
+def _once(planned: Plan, function: Any, *arguments: Any, meanwhile: Any = lambda: None) -> Any:
+    """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources."""
+    settings = planned.settings
+    device = "cuda" if settings.gpus_per_trial else "cpu"
+    work = cluster.submit(
+        function, *arguments, device, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial
+    )
+    return cluster.wait(work, meanwhile)
 
 
 def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Board) -> int:
     """The search, the finalists over seeds, the test set once, the report; the exit status."""
     students.search(planned, task, journal, board)
-    finalists = confirm.finalists(board.story.of_kind("search"), planned.settings.confirm_top)
-    if not finalists:
+    if not any(student.complete for student in board.story.of_kind("search")):
         _close(journal, board, "failed")
         board.say(
             f"No trial was trained to the end: {report.outcomes(board.story)}. See {planned.folder / FILE}"
         )
         return 1
-    confirm.retrain(planned, task, finalists, journal, board)
+    chosen = confirm.finalists(planned, board.story.of_kind("search"))
+    confirm.retrain(planned, task, chosen, journal, board)
     answer = confirm.judge(planned, task, board, journal)
     report.write(planned, task, board.story, answer, journal)
     _close(journal, board, "finished")
@@ -214,7 +240,8 @@ def _farewell(mirror: Mirror, board: Board, planned: Plan) -> None:
     """Wait until MLflow has everything, and say where to look."""
     if not mirror.finish():
         board.say(
-            f"MLflow has not got everything ({mirror.trouble() or 'no answer'}); nothing is lost: {planned.folder / FILE} holds it"
+            f"MLflow has not got everything ({mirror.trouble() or 'no answer'}); nothing is lost: "
+            f"{planned.folder / FILE} holds it"
         )
     board.say(report.where_to_look(planned, mirror.runs()))
 

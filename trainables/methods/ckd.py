@@ -4,7 +4,8 @@ Wilf, Xu, Liang, Obolenskiy, Fried, Morency. Comparative Knowledge Distillation.
 
     A sample is `group` images: the first ceil(group / 2) positive, the others negative.
     Dz = mean over the positive of z - mean over the negative of z, for student, teacher and one-hot labels
-    kl    L = lambda * KL_T(Dy || Dz_s) + beta * KL_T(Dz_t || Dz_s),   KL_T(a || b) = T^2 KL(softmax(a/T) || softmax(b/T))
+    kl    L = lambda * KL_T(Dy || Dz_s) + beta * KL_T(Dz_t || Dz_s)
+          with KL_T(a || b) = T^2 KL(softmax(a / T) || softmax(b / T)), batch mean
     mse   L = lambda * mean (Dz_s - Dy)^2 + beta * mean (Dz_s - Dz_t)^2,   the means over B and C
 
 The student sees the positive and the negative images in separate passes. There is no cross-entropy with the labels;

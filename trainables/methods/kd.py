@@ -62,4 +62,4 @@ def loss(
     }
 
 
-METHOD = Method(paper="arXiv:1503.02531", loss=loss, bounds={"alpha": (0, 1)})
+METHOD = Method(paper="arXiv:1503.02531", loss=loss, bounds={"alpha": (0, 1)}, choices={"mode": MODES})

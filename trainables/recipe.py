@@ -1,0 +1,81 @@
+"""How a network is trained, whatever its loss: optimiser, learning-rate schedule, batch size, augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainables.data.views import PRESETS
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, whatever its loss."""
+
+    epochs: int = 16
+    batch_size: int = 64
+    optimizer: str = "sgd"  # of OPTIMIZERS; sgd is with Nesterov momentum
+    lr: float = 0.1  # the peak
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 5e-4
+    warmup_fraction: float = 0.1  # of all steps, linear; then a half cosine to 0
+    augment: str = "none"
+
+    def changed(self, values: Mapping[str, Any]) -> Recipe:
+        """This recipe with those of `values` that name its parts."""
+        known = {part.name for part in fields(self)}
+        return replace(self, **{name: value for name, value in values.items() if name in known})
+
+
+RECIPE_KEYS = tuple(part.name for part in fields(Recipe))
+POSITIVE = ("epochs", "batch_size", "lr")
+
+
+def check_recipe(name: str, value: Any) -> None:
+    """Raise ValueError where `value` cannot be the part `name` of a recipe."""
+    if name == "optimizer":
+        if value not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {value!r}")
+        return
+    if name == "augment":
+        if value not in PRESETS:
+            raise ValueError(f"augment must be one of {', '.join(PRESETS)}, got {value!r}")
+        return
+    whole = name in ("epochs", "batch_size")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (whole and value != int(value))
+    ):
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (name in POSITIVE and value == 0):
+        raise ValueError(
+            f"{name} must be {'above 0' if name in POSITIVE else '0 or more'}, got {value!r}"
+        )
+    if name in ("momentum", "warmup_fraction") and value >= 1:
+        raise ValueError(f"{name} must be below 1, got {value!r}")
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """The step's rate: linear warm-up, then a half cosine down to 0 at progress 1."""
+    if progress < recipe.warmup_fraction:
+        return recipe.lr * progress / recipe.warmup_fraction
+    share = (progress - recipe.warmup_fraction) / (1 - recipe.warmup_fraction)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The recipe's optimiser, fused; its learning rate is set before every step."""
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.momentum > 0
+        return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, **common)
