@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 def fail(message: str) -> NoReturn:
     """One line on standard error, exit status 2."""
-    print(f"kdtune: {message}", file=sys.stderr)
+    print(f"kdtune: {' '.join(message.splitlines())}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -95,13 +95,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         print_lists(given["list"] or LISTS)
         return 0
-    plan_only, overwrite = given.pop("plan", False), given.pop("overwrite", False)
     resume = given.pop("resume", None)
     from tuner import search
 
     try:
         if resume:
             return search.resume(resume, given)
+        plan_only, overwrite = given.pop("plan", False), given.pop("overwrite", False)
         if "method" not in given:
             raise ValueError("--method must be given; --list methods shows them")
         settings = make(given)

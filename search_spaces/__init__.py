@@ -38,23 +38,26 @@ class Domain:
     def __str__(self) -> str:
         """As the user writes it."""
         inside = self.values or (self.low, self.high, self.step)[: N_ARGUMENTS.get(self.word, 0)]
-        return f"{self.word}({', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in inside)})"
+        return f"{self.word}({', '.join(map(_written, inside))})"
 
     def holds(self, value: Any) -> bool:
         """Whether a sampler of this domain could draw `value`."""
         if self.values:
             return value in self.values
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value) or not self.low <= value <= self.high:
             return False
         if self.word in ("randint", "lograndint"):
-            return value == int(value) and self.low <= value < self.high
-        return self.low <= value <= self.high
+            return value == int(value) and value < self.high
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def ends(self) -> tuple[Value, ...]:
         """The values that a range check must accept for the whole domain to be legal."""
         if self.values:
             return self.values
-        return (self.low, self.high - 1 if self.word in ("randint", "lograndint") else self.high)
+        if self.word in ("randint", "lograndint"):
+            return (int(self.low), int(self.high) - 1)
+        return (self.low, self.high)
 
 
 Space = dict[str, Domain | Value]
@@ -95,7 +98,7 @@ def load(source: str) -> Space:
     try:
         tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=loader)
         entries = tree.value if isinstance(tree, yaml.MappingNode) else None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"a search space must be YAML, got {path}: {_one_line(error)}") from None
     if tree is None:
         return {}
@@ -122,8 +125,13 @@ def find(source: str) -> Path:
     own = {path.stem: path for path in sorted(FOLDER.rglob("*.yaml"))}
     if source in own:
         return own[source]
-    path = Path(source).expanduser()
-    if not path.is_file():
+    path = Path(source)
+    try:
+        path = path.expanduser()
+        is_file = path.is_file()
+    except (OSError, RuntimeError):  # too long; ~nobody
+        is_file = False
+    if not is_file:
         raise ValueError(
             f"a search space must be a YAML file or one of {', '.join(own)}, got {source!r}{nearest(source, own)}"
         )
@@ -182,7 +190,13 @@ def _scalar(text: str) -> Value:
     return text
 
 
-def _is_number(value: Value) -> bool:
+def _written(value: Value) -> str:
+    """As the user writes it, short where that is the same number."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short
+
+
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -48,14 +48,10 @@ def check_recipe(name: str, value: Any) -> None:
         if value not in PRESETS:
             raise ValueError(f"augment must be one of {', '.join(PRESETS)}, got {value!r}")
         return
-    whole = name in ("epochs", "batch_size")
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or (whole and value != int(value))
-    ):
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (name in POSITIVE and value == 0):
+    kind, word = (int, "whole") if name in ("epochs", "batch_size") else (int | float, "finite")
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a {word} number, got {value!r}")
+    if value < 0 or (name in POSITIVE and value == 0):
         raise ValueError(
             f"{name} must be {'above 0' if name in POSITIVE else '0 or more'}, got {value!r}"
         )

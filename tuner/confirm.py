@@ -48,13 +48,15 @@ class Contender:
 
 
 def finalists(planned: Plan, trials: Sequence[Student]) -> list[Student]:
-    """The best fully trained trials by validation accuracy, the published default aside: it is retrained anyway.
+    """The best trials by validation accuracy, the published default aside: it is retrained anyway.
 
-    Ties go to the earlier trials.
+    Fully trained trials come first; where they are too few, those that got furthest fill up. Ties go to the earlier.
     """
-    top = planned.settings.confirm_top
-    complete = [s for s in trials if s.complete and s.hyper != planned.published]
-    return sorted(complete, key=lambda s: (-s.accuracy, s.number))[:top]
+    usable = [
+        s for s in trials if s.status in ("finished", "stopped") and s.hyper != planned.published
+    ]
+    ranked = sorted(usable, key=lambda s: (not s.complete, -len(s.history), -s.accuracy, s.number))
+    return ranked[: planned.settings.confirm_top]
 
 
 def seeds(planned: Plan) -> list[int]:

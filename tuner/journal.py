@@ -116,7 +116,7 @@ class Story:
     search: Event = field(default_factory=dict)
     students: dict[str, Student] = field(default_factory=dict)
     results: dict[str, Event] = field(default_factory=dict)  # the last event of every other kind
-    ends: list[str] = field(default_factory=list)  # ids in the order in which they ended
+    reports: list[tuple[str, int]] = field(default_factory=list)  # (id, epoch) in their order
 
     def add(self, event: Event) -> None:
         """Take one event in."""
@@ -130,11 +130,12 @@ class Story:
                 student.history = self.students[event["id"]].history
             self.students[event["id"]] = student
         elif kind == "epoch":
-            self.students[event["id"]].history.append(event["metrics"])
+            student = self.students[event["id"]]
+            student.history.append(event["metrics"])
+            self.reports.append((student.id, len(student.history)))
         elif kind == "end":
             student = self.students[event["id"]]
             student.status, student.reason = event["status"], event.get("reason", "")
-            self.ends.append(event["id"])
         else:
             self.results[kind] = event
 

@@ -8,8 +8,9 @@ from typing import TypeAlias
 from rich.table import Table
 
 import search_spaces
-from trainables import methods, models
+from trainables import methods
 from trainables.data import sources
+from trainables.models import facts
 from tuner.progress import make_console
 
 Listing: TypeAlias = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header, rows
@@ -28,8 +29,7 @@ def _methods() -> Listing:
 
 
 def _models() -> Listing:
-    rows: list[tuple[str, ...]] = [(name, models.entry(name).summary) for name in models.names()]
-    return ("model", "what it is"), rows
+    return facts.HEADER, facts.rows()
 
 
 def _datasets() -> Listing:

@@ -101,6 +101,11 @@ class Plan:
         return [self.published, *(cell for cell in full if cell != self.published)]
 
     @property
+    def n_confirmed(self) -> int:
+        """Students that the confirmation trains: finalists, default and plain student, each seed."""
+        return (self.settings.confirm_top + 2) * self.settings.confirm_seeds
+
+    @property
     def slots(self) -> int:
         """Trials at once."""
         fit = max(1, available_cpus() // self.settings.cpus_per_trial)

@@ -43,11 +43,14 @@ class Board:
         """One line, at once."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def begin(self, title: str, kinds: tuple[str, ...], n_students: int) -> None:
-        """A stage with a table: the search or the confirmation."""
+    def begin(
+        self, title: str, kinds: tuple[str, ...], n_students: int, epochs_after: int = 0
+    ) -> None:
+        """A stage with a table: the search or the confirmation; `epochs_after` it are still to be trained."""
         self.title, self.kinds, self.n_students = title, kinds, n_students
+        self.epochs_after = epochs_after
         self.stage_started = time.monotonic()
-        self.done_before = len([s for s in self.story.of_kind(*kinds) if s.status != "running"])
+        self.epochs_before = sum(len(s.history) for s in self.story.of_kind(*kinds))
         if self.live_possible:
             self.live = Live(console=self.console, auto_refresh=False, transient=True)
             self.live.start()
@@ -75,6 +78,12 @@ class Board:
         with bar if self.live_possible else nullcontext():
             yield show
 
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """A spinner while something takes its time; nothing on a pipe."""
+        with self.console.status(what) if self.live_possible else nullcontext():
+            yield
+
     def end(self) -> None:
         """Take the table away."""
         if self.live:
@@ -97,12 +106,17 @@ class Board:
     def _done(self) -> int:
         return len([s for s in self.story.of_kind(*self.kinds) if s.status != "running"])
 
-    def _remaining(self) -> str:
-        done = self._done() - self.done_before
-        seconds = time.monotonic() - self.stage_started
-        if done < 2:
+    def _remaining(self, students: list[Student]) -> str:
+        """By the pace of this stage: epochs a second, and the epochs of a student that ended."""
+        trained = sum(len(s.history) for s in students) - self.epochs_before
+        if trained < 4:
             return "…"
-        return duration(seconds / done * (self.n_students - self._done()))
+        ended = [len(s.history) for s in students if s.status != "running"]
+        longest = max(s.epochs for s in students)
+        mean = (sum(ended) + longest) / (len(ended) + 1)
+        running = sum(max(0, mean - len(s.history)) for s in students if s.status == "running")
+        left = running + mean * (self.n_students - len(students)) + self.epochs_after
+        return duration(left * (time.monotonic() - self.stage_started) / trained)
 
     def _picture(self) -> Group:
         students = self.story.of_kind(*self.kinds)
@@ -114,10 +128,13 @@ class Board:
         elapsed = duration(time.monotonic() - self.started)
         head = Text.assemble((self.title, "bold"), f"  {self._done()}/{self.n_students}: {words}")
         foot = Text(
-            f"{epochs} epochs trained, {elapsed} gone, about {self._remaining()} left", style="dim"
+            f"{epochs} epochs trained, {elapsed} gone, about {self._remaining(students)} left",
+            style="dim",
         )
         bar = ProgressBar(total=max(1, self.n_students), completed=self._done(), width=60)
-        return Group(head, bar, self._table(students), foot)
+        line = Table.grid()
+        line.add_row(bar)
+        return Group(head, line, self._table(students), foot)
 
     def _table(self, students: list[Student]) -> Table:
         table = Table(box=None, pad_edge=False)

@@ -41,7 +41,7 @@ def question(planned: Plan) -> str:
 def plan_table(planned: Plan) -> Group:
     """What `--plan` prints."""
     s, epochs = planned.settings, planned.recipe.epochs
-    n_confirm = (s.confirm_top + 2) * s.confirm_seeds
+    n_confirm = planned.n_confirmed
     most = planned.n_trials * epochs + n_confirm * epochs
     least = (
         planned.n_trials * (planned.grace if s.scheduler == "asha" else epochs) + n_confirm * epochs
@@ -232,7 +232,13 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         journal.write("file", id="", path=str(picture.path), folder="figures")
     journal.write("summary", id="", metrics=_summary(answer))
     journal.write("file", id="", path=answer["champion"]["weights"], folder="champion")
-    journal.write("model", folder=str(planned.folder), registered_as=answer["registered_as"])
+    journal.write(
+        "model",
+        folder=str(planned.folder),
+        registered_as=answer["registered_as"],
+        accuracy=interval(answer["rows"]["tuned"]["val"]).mean,
+        split_hash=task.facts.split_hash,
+    )
 
 
 def _summary(answer: dict[str, Any]) -> dict[str, float]:

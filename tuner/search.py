@@ -79,13 +79,16 @@ def show_plan(settings: Settings) -> int:
 def _carry_out(planned: Plan, told: Story) -> int:
     """The whole story, under a lock, with signals heard and every run closed at the end."""
     quiet_streams()
-    board = Board()
+    board, s = Board(), planned.settings
+    pair = f"{planned.teacher} -> {planned.student}"
+    board.say(f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {pair}")
     with _locked(planned.folder), students.interruptible():
         journal = Journal(planned.folder)
         board.story = told
         mirror: Mirror | None = None
         try:
-            with cluster.running(planned.slots * planned.settings.cpus_per_trial):
+            n_cpus = planned.slots * planned.settings.cpus_per_trial
+            with cluster.running(n_cpus), students.interruptible():
                 facts, teacher = _prepare(planned, board, journal, told)
                 mirror = Mirror(
                     planned.folder, planned.tracking_uri, planned.out / "artifacts" / planned.name
@@ -110,10 +113,6 @@ def _carry_out(planned: Plan, told: Story) -> int:
 
 def _prepare(planned: Plan, board: Board, journal: Journal, told: Story) -> tuple[Facts, Teacher]:
     """Data decoded and split, teacher found or trained."""
-    s = planned.settings
-    board.say(
-        f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {planned.teacher} -> {planned.student}"
-    )
     facts = prepare(planned.settings.dataset, planned.data_root, planned.out / "cache" / "data")
     board.say(
         f"data: {facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images, "
@@ -238,7 +237,9 @@ def _close(journal: Journal, board: Board, status: str) -> None:
 
 def _farewell(mirror: Mirror, board: Board, planned: Plan) -> None:
     """Wait until MLflow has everything, and say where to look."""
-    if not mirror.finish():
+    with board.waiting("handing the rest to MLflow"):
+        complete = mirror.finish()
+    if not complete:
         board.say(
             f"MLflow has not got everything ({mirror.trouble() or 'no answer'}); nothing is lost: "
             f"{planned.folder / FILE} holds it"

@@ -46,7 +46,10 @@ class Settings(BaseModel):
 
     batch_size: int = Field(64, ge=1, description="images a step")
     lr: float | None = Field(
-        None, gt=0, description="peak learning rate (default: 0.1 for sgd, else 0.001)"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="peak learning rate (default: 0.1 for sgd, else 0.001)",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="sgd is with Nesterov momentum 0.9"
@@ -61,7 +64,9 @@ class Settings(BaseModel):
         None, ge=1, description="trials at once (default: as many as fit)"
     )
     cpus_per_trial: int = Field(1, ge=1, description="CPU cores of a trial")
-    gpus_per_trial: float = Field(0, ge=0, description="GPUs of a trial, a fraction to share one")
+    gpus_per_trial: float = Field(
+        0, ge=0, allow_inf_nan=False, description="GPUs of a trial, a fraction to share one"
+    )
 
     out: Path = Field(Path("runs"), description="folder for everything that is written")
     name: str | None = Field(None, description="of the search and its folder (default: made up)")
@@ -75,6 +80,17 @@ class Settings(BaseModel):
                 "must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
             )
         return name
+
+    @field_validator("out", "data_root")
+    @classmethod
+    def _path_can_be(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None:
+                path.expanduser().exists()
+        except (OSError, RuntimeError) as error:  # too long; ~nobody
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"must be a folder that can be written to ({reason})") from None
+        return path
 
 
 GROUPS = {

@@ -42,33 +42,39 @@ class _Signals:
     recorder: Recorder | None = None
 
 
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _Signals.received:
+        os._exit(128 + number)
+    _Signals.received = number
+    if _Signals.recorder is not None and _Signals.recorder.listening:
+        os.kill(os.getpid(), signal.SIGUSR1)  # Tune finishes its step and returns
+    else:
+        raise Interrupted(number)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM end the search in good order; a second one ends the process at once."""
+    """SIGINT and SIGTERM end the search in good order; a second one ends the process at once.
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        if _Signals.received:
-            os._exit(128 + number)
-        _Signals.received = number
-        if _Signals.recorder is not None and _Signals.recorder.listening:
-            os.kill(os.getpid(), signal.SIGUSR1)  # Tune finishes its step and returns
-        else:
-            raise Interrupted(number)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    Ray puts a handler of its own in SIGTERM's place when it starts, one that aborts: enter this again after that.
+    """
+    before = {
+        number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     try:
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-        _Signals.received = 0
 
 
 def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
     """Run the search's trials that have not ended yet; raises Interrupted."""
-    past = board.story.of_kind("search")
     scheduler = schedulers.make(planned.settings.scheduler, planned.recipe.epochs, planned.grace)
+    if isinstance(scheduler, schedulers.SafeASHA):
+        _catch_up(scheduler, journal, board)
+    past = board.story.of_kind("search")
     searcher: Searcher
     if planned.settings.search == "grid" or not planned.searched:
         cells = planned.grid if planned.settings.search == "grid" else [planned.published]
@@ -87,11 +93,10 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
         )
         optuna_search.replay([_as_past(planned, student, board.story) for student in past])
         searcher = optuna_search
-    if isinstance(scheduler, schedulers.SafeASHA):
-        scheduler.replay([(s.id, _as_results(s)) for s in past if s.status != "interrupted"])
     left = planned.n_trials - len([s for s in past if _ended(s)])
     if left:
-        board.begin(f"search {planned.name}", ("search",), planned.n_trials)
+        after = planned.n_confirmed * planned.recipe.epochs
+        board.begin(f"search {planned.name}", ("search",), planned.n_trials, after)
         fit(planned, task, searcher, scheduler, left, journal, board)
 
 
@@ -223,6 +228,19 @@ def quiet() -> Iterator[None]:
         yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+def _catch_up(scheduler: schedulers.SafeASHA, journal: Journal, board: Board) -> None:
+    """Fill the rungs with what was reported before, and end those that were to be stopped just then."""
+    results = {s.id: _as_results(s) for s in board.story.of_kind("search")}
+    reports = [
+        (identity, board.story.students[identity].number, results[identity][epoch - 1])
+        for identity, epoch in board.story.reports
+        if identity in results
+    ]
+    for identity in scheduler.replay(reports):
+        if not _ended(board.story.students[identity]):
+            board.take(journal.write("end", id=identity, status="stopped", sync=True))
 
 
 def _ended(student: Student) -> bool:

@@ -300,8 +300,21 @@ class Delivery:
             )
         self.client.update_run(self.state.runs[""], status="RUNNING")
         version = str(logged.registered_model_version)
-        self.client.set_registered_model_alias(event["registered_as"], "champion", version)
+        self._crown(event["registered_as"], version, event["accuracy"], event["split_hash"])
         self.state.model_version = version
+
+    def _crown(self, name: str, version: str, accuracy: float, split_hash: str) -> None:
+        """Give the alias `champion` to this version, unless another search's is better on the same validation split."""
+        from mlflow.exceptions import MlflowException
+
+        for key, value in (("val/accuracy", str(accuracy)), ("split_hash", split_hash)):
+            self.client.set_model_version_tag(name, version, key, value)
+        with contextlib.suppress(MlflowException):  # no champion yet
+            tags = self.client.get_model_version_by_alias(name, "champion").tags
+            same_split = tags.get("split_hash") == split_hash
+            if same_split and float(tags.get("val/accuracy", "nan")) > accuracy:
+                return
+        self.client.set_registered_model_alias(name, "champion", version)
 
 
 def _chunks(values: list[Any], size: int) -> Iterable[list[Any]]:

@@ -31,7 +31,7 @@ TAPS = (1, 2, 4, 6)  # groups whose end is a feature map
 
 
 class Inverted(nn.Module):
-    """conv 1x1 to `expansion` times the channels - depthwise conv 3x3 - linear conv 1x1, added where the shape holds."""
+    """conv 1x1 to `expansion` times the channels - depthwise conv 3x3 - linear conv 1x1; added where shapes agree."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -55,16 +55,18 @@ class MobileNetV2(nn.Module):
         n_in = int(STEM * share)
         self.stem = ConvNorm(channels, n_in, 3, 2)
         groups: list[nn.Sequential] = []
+        ends: list[nn.Module] = [self.stem.bn]
         for base, n_blocks, stride, expansion in GROUPS:
             n_out = int(base * share)
             blocks = [Inverted(n_in, n_out, stride, expansion)]
             blocks += [Inverted(n_out, n_out, 1, expansion) for _ in range(n_blocks - 1)]
+            ends.append(blocks[-1].project.bn)
             groups.append(nn.Sequential(*blocks))
             n_in = n_out
         self.groups = nn.ModuleList(groups)
         self.last = ConvNorm(n_in, EMBEDDING, 1)
         self.classifier = nn.Linear(EMBEDDING, n_classes)
-        self.norms = (self.stem.bn, *(groups[i][-1].project.bn for i in TAPS))
+        self.norms = (ends[0], *(ends[i + 1] for i in TAPS))
         fan_out(self)
         small_linear(self)
 

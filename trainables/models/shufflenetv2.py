@@ -52,16 +52,18 @@ class Halving(nn.Module):
     """All channels through both branches, each of which halves the map and makes half of the new channels."""
 
     bn = None
+    main: nn.Module
+    side: nn.Module
 
-    def __init__(self, n_in: int, n_out: int, *, published: bool) -> None:
-        """`published`: a main branch that narrows at once and no biases; the other variant registers it first."""
+    def __init__(self, n_in: int, n_out: int, *, slim: bool) -> None:
+        """`slim`: a main branch that narrows at once, no biases; the other variant has that branch first."""
         super().__init__()
-        half, bias = n_out // 2, not published
+        half, bias = n_out // 2, not slim
         side = nn.Sequential(
             ConvNorm(n_in, n_in, 3, 2, groups=n_in, bias=bias), ConvNorm(n_in, half, 1, bias=bias)
         )
-        branches = {"main": _main(n_in, half if published else n_in, half, 2, bias), "side": side}
-        for name in ("side", "main") if published else ("main", "side"):
+        branches = {"main": _main(n_in, half if slim else n_in, half, 2, bias), "side": side}
+        for name in ("side", "main") if slim else ("main", "side"):
             self.add_module(name, branches[name])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,21 +72,21 @@ class Halving(nn.Module):
 
 
 def build(
-    *, widths: tuple[int, int, int, int], published: bool, n_classes: int, channels: int, size: int
+    *, widths: tuple[int, int, int, int], slim: bool, n_classes: int, channels: int, size: int
 ) -> Staged:
-    """ShuffleNetV2 of three stages' widths and the embedding's, from 8x8 pixels on; `published`: RepDistiller's."""
+    """ShuffleNetV2 of three stages' widths and the embedding's, from 8x8 pixels on; `slim`: RepDistiller's."""
     if size < 8:
         raise ValueError("at least 8x8 pixels are needed")
     *stage_widths, embedding = widths
-    bias = not published
-    stages = [Stage([ConvNorm(channels, STEM, 1 if published else 3, bias=bias)])]
+    bias = not slim
+    stages = [Stage([ConvNorm(channels, STEM, 1 if slim else 3, bias=bias)])]
     n_in = STEM
     for n_out, depth in zip(stage_widths, DEPTHS, strict=True):
-        units: list[nn.Module] = [Halving(n_in, n_out, published=published)]
+        units: list[nn.Module] = [Halving(n_in, n_out, slim=slim)]
         units += [Unit(n_out, bias) for _ in range(depth - 1)]
         stages.append(Stage(units))
         n_in = n_out
     last = ConvNorm(n_in, embedding, 1, bias=bias)
-    if published:
+    if slim:
         return Staged(stages, embedding, n_classes, nn.Sequential(last, nn.ReLU(), Mean()))
     return Staged([*stages, Stage([last])], embedding, n_classes)

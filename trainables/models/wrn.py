@@ -67,11 +67,11 @@ class WideResNet(nn.Module):
         preacts: list[Tensor] = []
         features: list[Tensor] = []
         for group in self.groups:
-            first, *others = group  # type: ignore[misc]
+            first: PreActivation = group[0]  # type: ignore[index]
             preacts.append(first.bn1(x))
             features.append(F.relu(preacts[-1]))
             x = first.rest(x, features[-1])
-            for block in others:
+            for block in group[1:]:  # type: ignore[index]
                 x = block(x)
         preacts.append(self.bn(x))
         features.append(F.relu(preacts[-1]))
@@ -80,7 +80,7 @@ class WideResNet(nn.Module):
 
 
 def build(*, depth: int, width: int, n_classes: int, channels: int, size: int) -> WideResNet:
-    """wrn-`depth`-`width`, from 4x4 pixels on; raises ValueError for a depth that is not 6n + 4."""
+    """wrn-`depth`-`width`, from 4x4 pixels on; `depth` is 6n + 4."""
     if size < 4:
         raise ValueError("at least 4x4 pixels are needed")
     return WideResNet(depth, width, n_classes, channels)

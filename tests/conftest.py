@@ -1,0 +1,48 @@
+"""What the tests that start real processes share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Command:
+    """A finished `tune.py`."""
+
+    status: int
+    out: str
+    err: str
+
+
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """`python tune.py ...` on a pipe, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "tune.py", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="session")
+def tune() -> Callable[..., Command]:
+    """Run `python tune.py ...` to its end."""
+
+    def run(*arguments: str | Path, **environment: str) -> Command:
+        process = start(*arguments, **environment)
+        out, err = process.communicate(timeout=300)
+        return Command(process.returncode, out, err)
+
+    return run

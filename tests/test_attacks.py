@@ -1,0 +1,250 @@
+"""Attacks by hand on linear models, and the mask that fools FGSM and not PGD on the margin."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.contract import Outputs
+from trainables.data.splits import Split
+from trainables.evaluation.attacks import (
+    N_IMAGES,
+    cross_entropy_each,
+    fgsm,
+    input_gradient,
+    margin_each,
+    pgd,
+    robustness,
+    survives,
+)
+
+EPSILON = 0.1
+
+
+class Linear(nn.Module):
+    """z = scale * W x over the flat pixels."""
+
+    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(weight), scale
+
+    def forward(self, images: Tensor) -> Outputs:
+        flat = images.flatten(1)
+        return Outputs(self.scale * flat @ self.weight.T, flat)
+
+
+class Net(nn.Module):
+    """A little net that a few steps train; `scale` masks it without changing a single answer."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Outputs:
+        return Outputs(self.scale * self.body(images), images.flatten(1))
+
+
+def made_up(n: int = 200, seed: int = 0) -> Split:
+    """Four classes, each a bright quarter of a noisy 8x8 image."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 4
+    images = torch.randint(0, 160, (n, 1, 8, 8), generator=g)
+    for i, label in enumerate(labels.tolist()):
+        top, left = 4 * (label // 2), 4 * (label % 2)
+        images[i, :, top : top + 4, left : left + 4] += 60
+    return Split(images.clamp(max=255).to(torch.uint8), labels)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Net:
+    """Sixty steps of Adam on the made-up images."""
+    data = made_up()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Net()
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+        for _ in range(60):
+            optimizer.zero_grad()
+            F.cross_entropy(net(data.images.float() / 255).logits, data.labels).backward()
+            optimizer.step()
+    return net.eval()
+
+
+def masked(net: Net, scale: float) -> Net:
+    other = Net(scale)
+    other.load_state_dict(net.state_dict())
+    return other.eval()
+
+
+TWO_PIXELS = torch.tensor([[1.0, 0.0], [0.0, 2.0]])  # z_0 = x_0, z_1 = 2 x_1
+IMAGE = torch.tensor([0.8, 0.3]).view(1, 1, 1, 2)
+LABEL = torch.tensor([0])
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "margin"),
+    [
+        ([3.0, 1.0, 2.0], 0, -1.0),
+        ([3.0, 1.0, 2.0], 1, 2.0),
+        ([1.0, 1.0, 0.0], 0, 0.0),
+        ([-5.0, -7.0, -9.0], 2, 4.0),
+    ],
+)
+def test_margin_by_hand(logits: list[float], label: int, margin: float) -> None:
+    """The best wrong logit minus the right one; negative logits too."""
+    assert margin_each(torch.tensor([logits]), torch.tensor([label])).tolist() == [margin]
+
+
+def test_margin_gradient_by_hand() -> None:
+    """margin = 2 x_1 - x_0: gradient (-1, 2)."""
+    assert input_gradient(Linear(TWO_PIXELS), IMAGE, LABEL, margin_each).flatten().tolist() == [
+        -1,
+        2,
+    ]
+
+
+def test_cross_entropy_gradient_by_hand() -> None:
+    """(p_0 - 1) * dz_0 + p_1 * dz_1 = p_1 * (-1, 2), with p_1 = 1 / (1 + exp(0.8 - 0.6))."""
+    p = 1 / (1 + math.exp(0.2))
+    found = input_gradient(Linear(TWO_PIXELS), IMAGE, LABEL, cross_entropy_each)
+    assert found.flatten().tolist() == pytest.approx([-p, 2 * p], rel=1e-5)
+
+
+def test_gradients_are_each_images_own() -> None:
+    """A batch of five against one at a time: a sum over images, not a mean."""
+    g = torch.Generator().manual_seed(1)
+    model, images = Linear(torch.randn(3, 4, generator=g)), torch.rand(5, 1, 2, 2, generator=g)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    together = input_gradient(model, images, labels, cross_entropy_each)
+    alone = [
+        input_gradient(model, images[i : i + 1], labels[i : i + 1], cross_entropy_each)
+        for i in range(5)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_fgsm_by_hand() -> None:
+    """Signs (-1, 1) times 0.1: (0.7, 0.4); the prediction turns, since 0.7 < 0.8."""
+    model = Linear(TWO_PIXELS)
+    found = fgsm(model, IMAGE, LABEL, EPSILON)
+    assert found.flatten().tolist() == pytest.approx([0.7, 0.4])
+    assert survives(model, IMAGE, LABEL).tolist() == [True]
+    assert survives(model, found, LABEL).tolist() == [False]
+
+
+def test_fgsm_stays_an_image() -> None:
+    assert fgsm(
+        Linear(TWO_PIXELS), torch.tensor([0.05, 0.95]).view(1, 1, 1, 2), LABEL, 0.1
+    ).flatten().tolist() == [0, 1]
+
+
+def test_pgd_on_a_linear_model_is_the_corner() -> None:
+    """The margin of a linear model is largest at x + epsilon * sign(W_other - W_right), wherever it started."""
+    found = pgd(Linear(TWO_PIXELS), IMAGE, LABEL, EPSILON, torch.Generator().manual_seed(0))
+    assert found.flatten().tolist() == pytest.approx([0.7, 0.4])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.03, 0.3, 2.0])
+def test_attacks_stay_within_epsilon_and_the_picture(trained: Net, epsilon: float) -> None:
+    data = made_up(40, seed=1)
+    images = data.images.float() / 255
+    for found in (
+        fgsm(trained, images, data.labels, epsilon),
+        pgd(trained, images, data.labels, epsilon, torch.Generator().manual_seed(0)),
+    ):
+        assert (found - images).abs().max() <= epsilon + 1e-6
+        assert 0 <= found.min() <= found.max() <= 1
+
+
+def test_pgd_is_at_least_as_strong_as_fgsm_on_the_margin(trained: Net) -> None:
+    """The margin after ten steps against after one of the same size, where the net is not linear any more."""
+    data = made_up(100, seed=2)
+    images = data.images.float() / 255
+    by_step = fgsm(trained, images, data.labels, 0.2, margin_each)
+    by_pgd = pgd(trained, images, data.labels, 0.2, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, ten = (margin_each(trained(x).logits, data.labels) for x in (by_step, by_pgd))
+        clean = margin_each(trained(images).logits, data.labels)
+    assert (one > clean).all()
+    assert (ten > one).float().mean() > 0.7
+    assert ten.mean() > one.mean() + 0.5
+
+
+def test_a_masked_student_fools_fgsm_and_not_pgd_on_the_margin(trained: Net) -> None:
+    """Logits times 1000: the same answers, saturated cross-entropy. FGSM calls it robust; the margin does not."""
+    data = made_up(200, seed=3)
+    bare, mask = robustness(trained, data, 0.3), robustness(masked(trained, 1000), data, 0.3)
+    clean = survives(trained, data.images.float() / 255, data.labels).float().mean().item()
+    assert bare["zero_gradients"] == 0
+    assert mask["zero_gradients"] > 0.9 * clean
+    assert mask["fgsm"] > bare["fgsm"] + 0.3
+    assert mask["pgd_margin"] == pytest.approx(bare["pgd_margin"], abs=0.01)
+    assert mask["worst"] <= mask["pgd_margin"] < 0.5 * mask["fgsm"]
+
+
+def test_robustness_counts_clean_mistakes_as_failures(trained: Net) -> None:
+    """With epsilon 0 everything is clean accuracy."""
+    data = made_up(100, seed=4)
+    wrong = Split(data.images, (data.labels + (torch.arange(100) % 2)) % 4)
+    found = robustness(trained, wrong, 0.0)
+    clean = survives(trained, wrong.images.float() / 255, wrong.labels).float().mean().item()
+    assert found["fgsm"] == found["pgd_margin"] == found["worst"] == pytest.approx(clean)
+    assert clean < 0.6
+
+
+def test_worst_is_no_better_than_either(trained: Net) -> None:
+    found = robustness(trained, made_up(150, seed=5), 0.15)
+    assert found["worst"] <= min(found["fgsm"], found["pgd_margin"])
+    assert 0 < found["worst"] < 1
+
+
+def test_same_seed_same_numbers(trained: Net) -> None:
+    """Two calls, torch's own stream moved in between; it is left where it was."""
+    data = made_up(100, seed=6)
+    first = robustness(trained, data, EPSILON)
+    torch.rand(7)
+    before = torch.get_rng_state()
+    assert robustness(trained, data, EPSILON) == first
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pgd_starts_where_its_seed_says(trained: Net) -> None:
+    data = made_up(20, seed=7)
+    images = data.images.float() / 255
+    first, again, other = (
+        pgd(trained, images, data.labels, EPSILON, torch.Generator().manual_seed(s), steps=0)
+        for s in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_at_most_n_images_are_attacked() -> None:
+    """The share is of the attacked: a model that is always right survives with 1, not with N_IMAGES / n."""
+    n = N_IMAGES + 300
+    images = torch.zeros(n, 1, 1, 2, dtype=torch.uint8)
+    found = robustness(
+        Linear(torch.tensor([[9.0, 9.0], [0.0, 0.0]])), Split(images, torch.zeros(n).long()), 0.0
+    )
+    assert found["fgsm"] == 1
+
+
+def test_nan_logits_do_not_survive() -> None:
+    """argmax of NaN is a class too, and may be the right one."""
+    model = Linear(torch.full((2, 2), math.nan))
+    for label in (0, 1):
+        assert survives(model, IMAGE, torch.tensor([label])).tolist() == [False]
+
+
+def test_attacks_leave_weights_and_gradients_alone(trained: Net) -> None:
+    before = [p.clone() for p in trained.parameters()]
+    for parameter in trained.parameters():
+        parameter.grad = None
+    robustness(trained, made_up(20), EPSILON)
+    assert all(torch.equal(a, b) for a, b in zip(before, trained.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in trained.parameters())

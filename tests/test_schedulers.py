@@ -1,0 +1,231 @@
+"""ASHA: who is stopped, who never is, and that a search that goes on decides what it would have decided."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, NamedTuple
+
+import pytest
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from tuner.samplers import METRIC
+from tuner.schedulers import FIRST_ARRIVALS, SafeASHA, make, rankable
+
+CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+GRACE, EPOCHS = 2, 8  # rungs at 2, 4, 8
+ANY: Any = None  # the controller that nobody looks at
+
+
+class Trial(NamedTuple):
+    """What the scheduler sees of Ray's."""
+
+    trial_id: str
+    config: dict[str, Any]
+
+
+def trial(number: int, attempt: str = "") -> Any:
+    return Trial(f"ray-{number}{attempt}", {"id": f"kd-{number:03d}", "number": number})
+
+
+def report(epoch: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
+    told = {"epoch": epoch, "ranked_epoch": epoch, METRIC: accuracy, "diverged": "", "failed": ""}
+    return {**told, **more}
+
+
+def asha(*accuracies: float, at: int = GRACE) -> SafeASHA:
+    """A scheduler whose rung at epoch `at` holds `accuracies`, of trials 100, 101, ..."""
+    made = SafeASHA(EPOCHS, GRACE)
+    for number, accuracy in enumerate(accuracies, 100):
+        made.on_trial_add(ANY, trial(number))
+        made.on_trial_result(ANY, trial(number), report(at, accuracy))
+    return made
+
+
+def decide(made: SafeASHA, number: int, told: dict[str, Any]) -> str:
+    made.on_trial_add(ANY, trial(number))
+    return made.on_trial_result(ANY, trial(number), told)
+
+
+def rungs(made: SafeASHA) -> dict[int, dict[str, float]]:
+    return {int(milestone): dict(recorded) for milestone, recorded in made._brackets[0]._rungs}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "action"), [(0.59, STOP), (0.6, CONTINUE), (0.61, CONTINUE), (1.0, CONTINUE)]
+)
+def test_below_the_median_is_stopped_and_a_tie_goes_on(accuracy: float, action: str) -> None:
+    """By hand: the rung holds 0.5, 0.6, 0.7; half go on, so the cutoff is 0.6."""
+    assert decide(asha(0.5, 0.6, 0.7), 1, report(GRACE, accuracy)) == action
+
+
+def test_equals_go_on_together() -> None:
+    made = asha(*[0.5] * 6)
+    assert [decide(made, n, report(GRACE, 0.5)) for n in range(1, 6)] == [CONTINUE] * 5
+
+
+def test_the_first_arrivals_go_on() -> None:
+    """Falling accuracies: everyone after the first would be stopped, but a cutoff of few is luck."""
+    made = SafeASHA(EPOCHS, GRACE)
+    actions = [decide(made, n, report(GRACE, 0.9 - 0.1 * n)) for n in range(1, 7)]
+    assert actions == [CONTINUE] * FIRST_ARRIVALS + [STOP] * (6 - FIRST_ARRIVALS)
+
+
+@pytest.mark.parametrize(("epoch", "action"), [(1, CONTINUE), (2, STOP), (3, STOP)])
+def test_grace_is_respected(epoch: int, action: str) -> None:
+    """Nothing is stopped before the grace period, however bad; later reports count for the rung they passed."""
+    assert decide(asha(0.8, 0.8, 0.8), 1, report(epoch, 0.1)) == action
+
+
+def test_rungs_double() -> None:
+    assert sorted(rungs(SafeASHA(20, 5))) == [5, 10, 20]
+    assert sorted(rungs(SafeASHA(4, 1))) == [1, 2, 4]
+    assert sorted(rungs(SafeASHA(1, 1))) == [1]
+
+
+def test_between_rungs_nothing_is_decided() -> None:
+    """Recorded once, at the rung: a worse epoch after it changes nothing."""
+    made = asha(0.8, 0.8, 0.8)
+    assert decide(made, 1, report(2, 0.9)) == CONTINUE
+    assert made.on_trial_result(ANY, trial(1), report(3, 0.1)) == CONTINUE
+    assert rungs(made)[2]["kd-001"] == 0.9
+
+
+NEVER_RANKED = [
+    report(GRACE, math.nan),
+    report(GRACE, math.inf),
+    report(GRACE, None),
+    {"epoch": GRACE, "ranked_epoch": GRACE},
+    report(GRACE, 0.99, diverged="ce"),
+    report(GRACE, 0.99, failed="OSError: disk"),
+    report(GRACE, math.nan, ranked_epoch=0, failed="OSError: disk"),
+]
+
+
+@pytest.mark.parametrize("told", NEVER_RANKED)
+def test_what_is_no_accuracy_never_enters_a_rung(told: dict[str, Any]) -> None:
+    """NaN, infinity, missing, diverged, failed: neither by a report nor by an end."""
+    made = asha(0.5, 0.6, 0.7)
+    before = rungs(made)
+    assert decide(made, 1, told) == CONTINUE
+    made.on_trial_complete(ANY, trial(1), told)
+    assert rungs(made) == before
+    assert not rankable(told)
+
+
+def test_first_phases_are_not_ranked() -> None:
+    """ranked_epoch 0, whatever the epoch and the accuracy."""
+    made = asha(0.5, 0.6, 0.7)
+    before = rungs(made)
+    for epoch in range(1, EPOCHS):
+        assert decide(made, 1, report(epoch, 0.1, ranked_epoch=0)) == CONTINUE
+    assert rungs(made) == before
+
+
+def test_ranks_count_from_the_end_of_the_first_phase() -> None:
+    """Epoch 7 with ranked_epoch 2 stands at the first rung."""
+    made = asha(0.5, 0.6, 0.7)
+    assert decide(made, 1, report(7, 0.1, ranked_epoch=2)) == STOP
+
+
+def test_the_published_default_is_never_stopped() -> None:
+    """Trial 0, worst at every rung; it is recorded all the same."""
+    made = asha(0.5, 0.6, 0.7)
+    assert decide(made, 0, report(GRACE, 0.0)) == CONTINUE
+    assert rungs(made)[GRACE]["kd-000"] == 0.0
+
+
+def test_a_finished_trial_is_recorded_at_the_last_rung() -> None:
+    made = asha()
+    made.on_trial_add(ANY, trial(1))
+    made.on_trial_complete(ANY, trial(1), report(EPOCHS, 0.75))
+    assert rungs(made)[EPOCHS] == {"kd-001": 0.75}
+
+
+def test_a_trial_that_failed_or_is_unknown_can_be_removed_twice() -> None:
+    made = asha()
+    made.on_trial_add(ANY, trial(1))
+    for _ in range(2):
+        made.on_trial_remove(ANY, trial(1))
+        made.on_trial_complete(ANY, trial(1), report(3, math.nan))
+
+
+def test_another_attempt_of_the_same_trial_is_not_ranked_twice() -> None:
+    """A resumed search gives its trials new Ray ids; their student's id stays."""
+    made = asha(0.5, 0.6, 0.7)
+    assert decide(made, 1, report(GRACE, 0.65)) == CONTINUE
+    made.on_trial_add(ANY, trial(1, "-again"))
+    assert made.on_trial_result(ANY, trial(1, "-again"), report(GRACE + 1, 0.1)) == CONTINUE
+    assert rungs(made)[GRACE]["kd-001"] == 0.65
+
+
+def reports(seed: int, n_trials: int = 12) -> list[tuple[int, dict[str, Any]]]:
+    """(number, report) of trials that learn side by side; every fifth diverges at epoch 3."""
+    rng = random.Random(seed)
+    curves = [[rng.random() for _ in range(EPOCHS)] for _ in range(n_trials)]
+    return [
+        (
+            n,
+            report(e, math.nan, diverged="ce")
+            if n % 5 == 4 and e == 3
+            else report(e, curve[e - 1]),
+        )
+        for e in range(1, EPOCHS + 1)
+        for n, curve in enumerate(curves)
+        if not (n % 5 == 4 and e > 3)
+    ]
+
+
+def live(made: SafeASHA, told: list[tuple[int, dict[str, Any]]], gone: set[int]) -> list[str]:
+    """Decisions on reports as they arrive; those who were stopped or diverged report no more."""
+    actions = []
+    for number, one in told:
+        if number in gone:
+            actions.append("gone")
+            continue
+        if f"kd-{number:03d}" not in made._trial_info:
+            made.on_trial_add(ANY, trial(number, "-live"))
+        if one["diverged"] or one["epoch"] == EPOCHS:
+            made.on_trial_complete(ANY, trial(number), one)
+            actions.append("done")
+        else:
+            actions.append(made.on_trial_result(ANY, trial(number), one))
+        gone |= {number} if actions[-1] != CONTINUE else set()
+    return actions
+
+
+@pytest.mark.parametrize("cut", [0, 13, 30, 47, 60])
+@pytest.mark.parametrize("seed", range(4))
+def test_replayed_equals_uninterrupted(seed: int, cut: int) -> None:
+    """The same rungs after `cut` reports, and the same decisions ever after."""
+    told = reports(seed)
+    whole, gone_whole = SafeASHA(EPOCHS, GRACE), set[int]()
+    before = live(whole, told[:cut], gone_whole)
+    past = [
+        (f"kd-{n:03d}", n, one)
+        for (n, one), action in zip(told[:cut], before, strict=True)
+        if action != "gone"
+    ]
+    resumed = SafeASHA(EPOCHS, GRACE)
+    stopped = resumed.replay(past)
+    assert rungs(resumed) == rungs(whole)
+    assert stopped == {f"kd-{n:03d}" for (n, _), a in zip(told, before, strict=False) if a == STOP}
+    assert live(resumed, told[cut:], set(gone_whole)) == live(whole, told[cut:], gone_whole)
+
+
+def test_replay_somewhere_stops_somebody() -> None:
+    """The battery above compares something: of 12 trials some are stopped, some reach the end."""
+    actions = live(SafeASHA(EPOCHS, GRACE), reports(0), set())
+    assert actions.count(STOP) >= 3
+    assert actions.count("done") >= 3
+
+
+def test_metric_and_mode_are_not_set_from_outside() -> None:
+    made = SafeASHA(EPOCHS, GRACE)
+    assert made.set_search_properties("loss", "min")
+    assert (made.metric, made._mode) == (METRIC, "max")
+
+
+def test_make() -> None:
+    assert isinstance(make("asha", EPOCHS, GRACE), SafeASHA)
+    assert type(make("none", EPOCHS, GRACE)) is FIFOScheduler

@@ -1,0 +1,283 @@
+"""The main job as a user runs it: a real process, a real Ray, a real MLflow store, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from tests.conftest import Command, start
+from trainables.champion import load_champion
+from trainables.data.sealed import open_test
+from trainables.data.splits import Facts, open_split
+from trainables.data.views import to_float
+from tuner.journal import FILE, Story, story
+
+SMALL = (
+    "--method",
+    "kd",
+    "--trials",
+    "6",
+    "--epochs",
+    "4",
+    "--confirm-top",
+    "1",
+    "--confirm-seeds",
+    "2",
+)
+
+
+class Done(NamedTuple):
+    """A finished small search."""
+
+    out: Path
+    folder: Path
+    command: Command
+    told: Story
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tune: Callable[..., Command]) -> Done:
+    out = tmp_path_factory.mktemp("runs")
+    command = tune(*SMALL, "--out", out, "--name", "small")
+    assert command.status == 0, command.err
+    return Done(out, out / "small", command, story(out / "small"))
+
+
+def query(database: Path, sql: str) -> list[tuple[object, ...]]:
+    with sqlite3.connect(database) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_first_trial_is_the_published_default_and_trained_in_full(done: Done) -> None:
+    first = done.told.of_kind("search")[0]
+    assert first.hyper == {"temperature": 4.0, "alpha": 0.9}
+    assert first.complete
+
+
+def test_confirmation_is_paired(done: Done) -> None:
+    """Every role with the same seeds, none of them the search's."""
+    seeds: dict[str, set[int]] = {}
+    for student in done.told.of_kind("confirm", "baseline"):
+        seeds.setdefault(student.role, set()).add(student.seed)
+        assert student.complete
+    assert set(map(frozenset, seeds.values())) == {frozenset({1, 2})}
+    assert set(seeds) == {"vanilla", "default", "finalist-1"}
+
+
+def test_tuned_is_never_worse_than_default_on_validation(done: Done) -> None:
+    rows = done.told.results["answer"]["rows"]
+    assert sum(rows["tuned"]["val"]) >= sum(rows["default"]["val"])
+
+
+def test_test_set_is_opened_once_and_after_the_choice(done: Done) -> None:
+    events = [json.loads(line[9:]) for line in (done.folder / FILE).read_text().splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds.count("test_opened") == 1
+    assert all(i < kinds.index("test_opened") for i, kind in enumerate(kinds) if kind == "epoch")
+
+
+def test_champion_reproduces_its_recorded_accuracies(done: Done) -> None:
+    """Against the journal: the weights on disk, judged again."""
+    facts = Facts(**json.loads((done.folder / "champion.json").read_text())["facts"])
+    answer = done.told.results["answer"]
+    model = load_champion(done.folder)
+    nth = answer["seeds"].index(answer["champion"]["seed"])
+    for split, name in ((open_split(facts, "val"), "val"), (open_test(facts), "accuracy")):
+        right = (model(to_float(split.images)).argmax(-1) == split.labels).float().mean()
+        assert float(right) == pytest.approx(answer["rows"]["tuned"][name][nth], abs=1e-6)
+
+
+def test_report_says_what_the_terminal_says(done: Done) -> None:
+    report = (done.folder / "report.md").read_text()
+    page = (done.folder / "report.html").read_text()
+    for row in ("plain student", "published default", "tuned", "zero gradients", "PGD margin"):
+        assert row in report and row in page and row in done.command.out
+    assert 'src="http' not in page and 'href="http' not in page
+    assert "mlflow ui" in done.command.out
+    for picture in ("gain", "trials", "curves"):
+        assert (done.folder / "figures" / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_ray_and_its_warnings_are_quiet(done: Done) -> None:
+    assert done.command.err == ""
+    assert "Trial" not in done.command.out and "ray" not in done.command.out.lower().split()
+
+
+def test_mlflow_has_a_run_for_the_search_and_one_a_student(done: Done) -> None:
+    """Against the journal: statuses, every epoch once, flat runs."""
+    database = done.out / "mlflow.db"
+    runs = dict(query(database, "select run_uuid, status from runs"))
+    keys = dict(query(database, "select run_uuid, value from tags where key = 'kd.key'"))
+    assert sorted(keys.values()) == sorted(["search", *done.told.students])
+    for run, key in keys.items():
+        if key != "search":
+            expected = {"finished": "FINISHED", "stopped": "KILLED"}[done.told.students[key].status]
+            assert runs[run] == expected
+            sql = (
+                f"select step, value from metrics where key = 'val/accuracy' and run_uuid = '{run}'"
+            )
+            steps = sorted(query(database, sql))
+            history = [m["val/accuracy"] for m in done.told.students[key].history]
+            assert steps == list(enumerate(history, 1))
+    assert not query(database, "select 1 from tags where key = 'mlflow.parentRunId'")
+    assert {runs[r] for r, key in keys.items() if key == "search"} == {"FINISHED"}
+
+
+def test_second_search_reuses_the_teacher(done: Done, tune: Callable[..., Command]) -> None:
+    again = tune(
+        "--method", "kd", "--set", "temperature=grid(2,8)", "--set", "alpha=0.5", "--search", "grid",
+        "--epochs", "2", "--confirm-top", "1", "--confirm-seeds", "2", "--out", done.out,
+        "--name", "second", "--scheduler", "none",
+    )  # fmt: skip
+    assert again.status == 0, again.err
+    assert "found in teachers/" in again.out
+    told = story(done.out / "second")
+    tried = [student.hyper["temperature"] for student in told.of_kind("search")]
+    assert tried == [4.0, 2, 8]
+    assert all(student.hyper["alpha"] == 0.5 for student in told.of_kind("search"))
+
+
+def test_taken_name_is_refused_with_the_ways_out(done: Done, tune: Callable[..., Command]) -> None:
+    refused = tune(*SMALL, "--out", done.out, "--name", "small")
+    assert refused.status == 2
+    assert "--resume small" in refused.err and "--overwrite" in refused.err
+    assert story(done.folder).results["close"]["status"] == "finished"
+
+
+def test_registered_champion_is_served(done: Done) -> None:
+    """A real `mlflow models serve` answers as the weights on disk do."""
+    version = json.loads((done.folder / "tracking.json").read_text())["model_version"]
+    name, port = f"models:/kdtune-digits-convnet4/{version}", free_port()
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{done.out / 'mlflow.db'}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    serve = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        name,
+        "--env-manager",
+        "local",
+    ]
+    with ended(
+        subprocess.Popen([*serve, "--port", str(port)], env=environment, start_new_session=True)
+    ):
+        images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        answer = post(f"http://127.0.0.1:{port}/invocations", {"inputs": images.tolist()})
+    expected = load_champion(done.folder)(images)
+    torch.testing.assert_close(torch.tensor(answer["predictions"]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_alias_champion_is_the_best_of_all_searches_on_validation(done: Done) -> None:
+    """Against the version tags: whoever has the alias has the highest accuracy (ties: the latest)."""
+    database = done.out / "mlflow.db"
+    rows = query(
+        database, "select version, value from model_version_tags where key = 'val/accuracy'"
+    )
+    found = {version: float(str(value)) for version, value in rows}
+    alias = query(database, "select version from registered_model_aliases where alias = 'champion'")
+    assert alias == [(max(found, key=lambda v: (found[v], v)),)]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_in_order_and_resume_equals_uninterrupted(
+    number: int, status: int, tmp_path: Path, tune: Callable[..., Command], uninterrupted: Story
+) -> None:
+    """Same suggestions, same stops, same results as the search that nobody disturbed; no run left RUNNING."""
+    process = start(*ONE_WORKER, "--out", tmp_path, "--name", "broken")
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("[2/"):
+            process.send_signal(number)
+            break
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "--resume broken" in rest
+    states = query(tmp_path / "mlflow.db", "select distinct status from runs")
+    assert ("RUNNING",) not in states
+    resumed = tune("--resume", "broken", "--out", tmp_path)
+    assert resumed.status == 0, resumed.err
+    told = story(tmp_path / "broken")
+    assert summary(told) == summary(uninterrupted)
+    n_runs = query(tmp_path / "mlflow.db", "select count(*) from runs")
+    assert n_runs == [(len(told.students) + 1,)]
+    assert ("RUNNING",) not in query(tmp_path / "mlflow.db", "select distinct status from runs")
+
+
+ONE_WORKER = (
+    *("--method", "kd", "--trials", "5", "--epochs", "4", "--confirm-top", "1"),
+    *("--confirm-seeds", "2", "--max-concurrent", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tune: Callable[..., Command]) -> Story:
+    out = tmp_path_factory.mktemp("whole")
+    command = tune(*ONE_WORKER, "--out", out, "--name", "whole")
+    assert command.status == 0, command.err
+    return story(out / "whole")
+
+
+def summary(told: Story) -> dict[str, object]:
+    students = {
+        s.id: (s.hyper, s.status, [m["val/accuracy"] for m in s.history])
+        for s in told.students.values()
+    }
+    return {**students, "rows": told.results["answer"]["rows"]}
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def post(url: str, content: object, patience: float = 60) -> dict[str, object]:
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(
+        url, json.dumps(content).encode(), {"Content-Type": "application/json"}
+    )
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.loads(answer.read())  # type: ignore[no-any-return]
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+class ended:  # noqa: N801
+    """Ends a process group that a test started."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()

@@ -1,0 +1,366 @@
+"""The command before anything starts: bad input in one line, lists without heavy imports, a plan without effects."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import tune
+from tests.conftest import ROOT
+from tuner import plan, search
+from tuner.settings import GROUPS, Settings, make
+
+KD = ("--method", "kd")
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output folder that nobody may create, and a search that nobody may start."""
+
+    def started(*_: object) -> int:
+        raise AssertionError("the search was started")
+
+    monkeypatch.setattr(search, "_carry_out", started)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "out"
+
+
+def refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refusal prints; asserts status 2 and silence otherwise."""
+    with pytest.raises(SystemExit) as stop:
+        tune.main(list(arguments))
+    told = capsys.readouterr()
+    assert stop.value.code == 2
+    assert told.out == ""
+    assert told.err.startswith("kdtune: ")
+    assert told.err.count("\n") == 1
+    assert told.err.endswith("\n")
+    return told.err.removeprefix("kdtune: ").rstrip("\n")
+
+
+BAD: list[tuple[tuple[str, ...], str]] = [
+    # unknown names, with the nearest
+    (("--method", "kdd"), "unknown method 'kdd', did you mean 'kd'?; known: ab, at"),
+    ((*KD, "--dataset", "mnits"), "unknown dataset 'mnits', did you mean 'mnist'?; known: digits"),
+    ((*KD, "--student", "convnet5"), "unknown model 'convnet5', did you mean 'convnet8'?; known:"),
+    ((*KD, "--teacher", "covnet16res"), "unknown model 'covnet16res', did you mean 'convnet16res'"),
+    ((*KD, "--trails", "3"), "unknown flag '--trails', did you mean '--trials'?; see --help"),
+    ((*KD, "--trial", "3"), "unknown flag '--trial', did you mean '--trials'?; see --help"),
+    ((*KD, "stray"), "unknown flag 'stray'"),
+    ((*KD, "--set", "temprature=4"), "unknown space key 'temprature', did you mean 'temperature'?"),
+    ((*KD, "--set", "temperature=unifrom(1,2)"), "unknown word 'unifrom', did you mean 'uniform'?"),
+    ((*KD, "--space", "wrn_gird"), "got 'wrn_gird', did you mean 'wrn_grid'?"),
+    ((*KD, "--space", "crd"), "unknown space key 'beta'"),
+    ((*KD, "--search", "gp"), "--search must be 'tpe', 'random' or 'grid', got 'gp'"),
+    ((*KD, "--scheduler", "hyperband"), "--scheduler must be 'asha' or 'none', got 'hyperband'"),
+    ((*KD, "--optimizer", "sdg"), "--optimizer must be 'sgd', 'adam' or 'adamw', got 'sdg'"),
+    (("--list", "method"), "invalid choice: 'method'"),
+    # hyperparameters out of range
+    ((*KD, "--set", "temperature=uniform(5,1)"), "low must be below high, got uniform(5,1)"),
+    ((*KD, "--set", "temperature=uniform(5,\n1)"), "low must be below high, got uniform(5, 1)"),
+    ((*KD, "--set", "temperature=0"), "temperature must be above 0, got 0"),
+    ((*KD, "--set", "temperature=-1"), "temperature must be above 0, got -1"),
+    ((*KD, "--set", "temperature=uniform(0,4)"), "temperature must be above 0, got 0.0"),
+    ((*KD, "--set", "temperature=choice(4,0)"), "temperature must be above 0, got 0"),
+    ((*KD, "--set", "temperature=warm"), "temperature must be a finite number, got 'warm'"),
+    ((*KD, "--set", "temperature=inf"), "temperature must be a finite number, got inf"),
+    ((*KD, "--set", "alpha=1.5"), "alpha must be from 0 to 1, got 1.5"),
+    ((*KD, "--set", "alpha=uniform(-0.1,1)"), "alpha must be from 0 to 1, got -0.1"),
+    ((*KD, "--set", "mode=kl"), "mode must be one of cse, mse, mse_logit, got 'kl'"),
+    ((*KD, "--set", "epochs=inf"), "epochs must be a whole number, got inf"),
+    ((*KD, "--set", "batch_size=uniform(16,64)"), "batch_size must be a whole number, got 16.0"),
+    ((*KD, "--set", "temperature"), "--set must be NAME=EXPR, got 'temperature'"),
+    ((*KD, "--set", "=4"), "--set must be NAME=EXPR, got '=4'"),
+    ((*KD, "--set", "alpha="), "--set must be NAME=EXPR, got 'alpha='"),
+    ((*KD, "--set", "temperature=uniform(10,20)"), "got 4.0 outside uniform(10, 20)"),
+    # searches that make no sense
+    ((*KD, "--set", "temperature=grid(1,2)"), "got temperature under --search tpe"),
+    ((*KD, "--search", "grid"), "dimension as grid(...), got temperature: loguniform(1, 20)"),
+    (
+        (*KD, "--search", "grid", "--set", "temperature=4", "--set", "alpha=1"),
+        "got nothing searched",
+    ),
+    ((*KD, "--trials", "0"), "--trials must be greater than or equal to 1, got '0'"),
+    ((*KD, "--trials", "many"), "--trials must be a valid integer, got 'many'"),
+    ((*KD, "--epochs", "0"), "--epochs must be greater than or equal to 1, got '0'"),
+    ((*KD, "--epochs", "1.5"), "--epochs must be a valid integer, got '1.5'"),
+    ((*KD, "--batch-size", "0"), "--batch-size must be greater than or equal to 1, got '0'"),
+    ((*KD, "--lr", "0"), "--lr must be greater than 0, got '0'"),
+    ((*KD, "--lr", "nan"), "--lr must be a finite number, got 'nan'"),
+    ((*KD, "--lr", "inf"), "--lr must be a finite number, got 'inf'"),
+    ((*KD, "--seed", "-1"), "--seed must be greater than or equal to 0, got '-1'"),
+    ((*KD, "--confirm-top", "0"), "--confirm-top must be greater than or equal to 1, got '0'"),
+    ((*KD, "--confirm-seeds", "1"), "--confirm-seeds must be greater than or equal to 2, got '1'"),
+    (
+        (*KD, "--max-concurrent", "0"),
+        "--max-concurrent must be greater than or equal to 1, got '0'",
+    ),
+    (
+        (*KD, "--cpus-per-trial", "0"),
+        "--cpus-per-trial must be greater than or equal to 1, got '0'",
+    ),
+    (
+        (*KD, "--gpus-per-trial", "-1"),
+        "--gpus-per-trial must be greater than or equal to 0, got '-1'",
+    ),
+    ((*KD, "--gpus-per-trial", "inf"), "--gpus-per-trial must be a finite number, got 'inf'"),
+    (("--trials", "3"), "--method must be given; --list methods shows them"),
+    (("--method",), "argument --method: expected one argument"),
+    # networks that do not fit
+    ((*KD, "--student", "lenet5"), "lenet5 must be able to take the images, got 1x8x8"),
+    ((*KD, "--teacher", "lenet5"), "lenet5 must be able to take the images, got 1x8x8"),
+    # the world outside
+    ((*KD, "--name", "a/b"), "--name must be 1 to 100 letters, digits, '.', '_' or '-'"),
+    ((*KD, "--name", "../b"), "got '../b'"),
+    ((*KD, "--name", ""), "got ''"),
+    ((*KD, "--name", "x" * 101), "--name must be 1 to 100 letters"),
+    (
+        (*KD, "--tracking-uri", "http://127.0.0.1:9"),
+        "--tracking-uri must be a server that can be reached",
+    ),
+    ((*KD, "--tracking-uri", "sqlite:///here.db"), "--tracking-uri must be absolute"),
+    ((*KD, "--tracking-uri", "./mlruns"), "MLflow has given up folders of files"),
+    (("--resume", "nobody"), "--resume must name a search in"),
+    (("--resume", "nobody", "--trials", "3"), "the settings it was started with, got --trials too"),
+    (("--resume", "nobody", "--plan"), "the settings it was started with, got --plan too"),
+    (
+        ("--resume", "nobody", "--overwrite"),
+        "the settings it was started with, got --overwrite too",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input(
+    arguments: tuple[str, ...], message: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What must hold and what came, in one line, status 2, nothing started, nothing written."""
+    assert message in refused((*arguments, "--out", str(out)), capsys)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_an_output_folder_that_cannot_be(
+    where: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file, and below a file."""
+    (out.parent / "file").write_text("kept")
+    told = refused((*KD, "--out", str(out.parent / where)), capsys)
+    assert "--out must be a folder that can be written to, got " in told
+    assert [path.name for path in out.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("where", ["x" * 300, "~nobody-of-that-name/runs"])
+def test_an_impossible_path(where: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Too long for the file system; the home of nobody."""
+    told = refused((*KD, "--out", where), capsys)
+    assert told.startswith("--out must be a folder that can be written to (")
+    assert "must be a YAML file" in refused((*KD, "--space", where, "--out", str(out)), capsys)
+
+
+def test_a_read_only_output_folder(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out.mkdir(mode=0o500)
+    if os.access(out, os.W_OK):
+        pytest.skip("this user may write anywhere")
+    assert "Permission denied" in refused((*KD, "--out", str(out)), capsys)
+
+
+def test_a_password_is_not_shown(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = "http://me:secret@127.0.0.1:9"
+    told = refused((*KD, "--tracking-uri", uri, "--out", str(out)), capsys)
+    assert "secret" not in told
+    assert "http://***@127.0.0.1:9" in told
+
+
+def test_a_name_that_is_taken(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """How to go on or to start over; what is there stays as it is."""
+    (out / "mine").mkdir(parents=True)
+    (out / "mine" / "report.md").write_text("kept")
+    told = refused((*KD, "--name", "mine", "--out", str(out)), capsys)
+    assert "--resume mine goes on with it, --overwrite deletes it first" in told
+    assert (out / "mine" / "report.md").read_text() == "kept"
+
+
+def test_overwrite_deletes_nothing_before_all_is_checked(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "mine").mkdir(parents=True)
+    again = (*KD, "--name", "mine", "--out", str(out), "--overwrite")
+    refused((*again, "--set", "temperature=0"), capsys)
+    refused((*again, "--tracking-uri", "http://127.0.0.1:9"), capsys)
+    assert (out / "mine").is_dir()
+
+
+def test_an_unknown_resume_names_the_known(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        (out / name).mkdir(parents=True)
+        (out / name / search.SETTINGS).write_text("{}")
+    (out / "teachers").mkdir()
+    assert refused(("--resume", "three", "--out", str(out)), capsys).endswith("known: one, two")
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--help"], ["--list"], *(["--list", what] for what in tune.LISTS)],
+    ids=lambda flags: " ".join(flags) or "nothing",
+)
+def test_answers_without_torch_or_ray(flags: list[str]) -> None:
+    """Which modules are loaded when the answer has been printed."""
+    done = run(
+        f"import atexit, sys, tune\n"
+        f"heavy = {{'torch', 'ray', 'mlflow', 'optuna', 'sklearn', 'torchvision', 'scipy', 'pandas'}}\n"
+        f"atexit.register(lambda: print(sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
+        f"sys.exit(tune.main({flags!r}))"
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert len(done.stdout.splitlines()) > 3
+
+
+def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every field of Settings stands in one group, and in the help."""
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(
+        Settings.model_fields
+    )
+    with pytest.raises(SystemExit) as stop:
+        tune.main(["--help"])
+    told = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert [f for f in Settings.model_fields if f"--{f.replace('_', '-')} " not in told] == []
+
+
+@pytest.mark.parametrize("what", tune.LISTS)
+def test_list_shows_only_what_was_asked_for(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main(["--list", what]) == 0
+    assert capsys.readouterr().out.split()[0] == what
+
+
+def test_list_alone_shows_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main(["--list"]) == 0
+    told = capsys.readouterr().out
+    assert all(
+        name in told.split() for name in (*tune.LISTS, "kd", "convnet4", "digits", "wrn_grid")
+    )
+
+
+def planned(out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert tune.main([*KD, "--plan", "--out", str(out), *more]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert not out.exists()
+    return told
+
+
+def test_plan_says_what_would_run_and_writes_nothing(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand: 8 trials of 12 epochs, grace 3, 5 students x 5 seeds: 8 x 3 to 8 x 12, and 25 x 12 on top."""
+    told = planned(out, capsys, "--trials", "8", "--epochs", "12", "--max-concurrent", "1")
+    assert "temperature: loguniform(1, 20) alpha: uniform(0, 1)" in told
+    assert "temperature 4, alpha 0.9" in told
+    assert "8 by tpe, stopped early by ASHA, never before epoch 3" in told
+    assert "12 of a full trial, 324 to 396 in all" in told
+    assert "1 trials of 1 CPU, 0 GPU" in told
+    assert "time about " in told
+    assert " MB for a student" in told
+
+
+def test_plan_of_a_grid_counts_its_cells(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """3 x 2 cells, and the published default (4, 0.9), which is none of them; --trials plays no part."""
+    grid = ("--search", "grid", "--set", "temperature=grid(1,2,4)", "--set", "alpha=grid(0.1,0.5)")
+    assert "7 by grid" in planned(out, capsys, *grid)
+
+
+def test_plan_of_nothing_searched_is_one_trial(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = planned(
+        out, capsys, "--set", "temperature=4", "--set", "alpha=0.5", "--scheduler", "none"
+    )
+    assert "1 by tpe, each trained in full" in told
+
+
+def test_plan_deletes_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "mine").mkdir(parents=True)
+    assert tune.main([*KD, "--plan", "--overwrite", "--name", "mine", "--out", str(out)]) == 0
+    assert (out / "mine").is_dir()
+
+
+def test_settings_go_to_json_and_back() -> None:
+    """What --resume reads is what the user said."""
+    said = make(
+        {"method": "kd", "set": ["temperature=4"], "lr": "0.05", "out": "/tmp/x y", "trials": "3"}
+    )
+    assert Settings.model_validate_json(said.model_dump_json()) == said
+    assert (said.trials, said.lr, said.set, said.out) == (
+        3,
+        0.05,
+        ("temperature=4",),
+        Path("/tmp/x y"),
+    )
+
+
+def test_settings_are_immutable_and_closed() -> None:
+    said = make({"method": "kd"})
+    with pytest.raises(ValidationError):
+        said.trials = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="--wings must be"):
+        make({"method": "kd", "wings": 2})
+
+
+@pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (4, 1), (5, 2), (16, 4), (20, 5), (240, 60)])
+def test_grace_is_a_quarter_rounded_up(epochs: int, grace: int) -> None:
+    assert plan.make(make({"method": "kd", "epochs": epochs})).grace == grace
+
+
+def plan_of(*items: str, **given: Any) -> plan.Plan:
+    return plan.make(make({"method": "kd", "set": items, **given}))
+
+
+def test_the_published_setting_takes_what_is_fixed() -> None:
+    """kd's own are T 4 and alpha 0.9."""
+    assert plan_of().published == {"temperature": 4.0, "alpha": 0.9}
+    assert plan_of("temperature=2").published == {"temperature": 2, "alpha": 0.9}
+    assert plan_of("lr=loguniform(0.01,1)", lr=0.05).published["lr"] == 0.05
+
+
+def test_a_grid_begins_with_the_published_default_once() -> None:
+    """It is moved to the front where it is a cell, put there where it is none."""
+    cells = plan_of("temperature=grid(1,4)", "alpha=grid(0.5,0.9)", search="grid").grid
+    assert cells[0] == {"temperature": 4, "alpha": 0.9}
+    assert len(cells) == 4
+    assert len({tuple(sorted(cell.items())) for cell in cells}) == 4
+
+
+def test_the_same_flag_twice_takes_the_last(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = planned(out, capsys, "--set", "temperature=2", "--set", "temperature=choice(4,8)")
+    assert "temperature: choice(4, 8)" in told
+
+
+def test_slots_are_no_more_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 cores: 8 of 1, 2 of 3, 1 of 16; --max-concurrent only lowers that."""
+    monkeypatch.setattr(plan, "available_cpus", lambda: 8)
+    given = [
+        {},
+        {"cpus_per_trial": 3},
+        {"cpus_per_trial": 16},
+        {"max_concurrent": 2},
+        {"max_concurrent": 99},
+    ]
+    assert [plan_of(**one).slots for one in given] == [8, 2, 1, 2, 8]
+
+
+def test_made_up_names_are_free(tmp_path: Path) -> None:
+    (tmp_path / "kd-digits-1").mkdir()
+    assert plan_of(out=tmp_path).name == "kd-digits-2"
+    assert plan_of(out=tmp_path, name="mine").name == "mine"
