@@ -21,6 +21,7 @@ Try this; it needs no download and no GPU and takes about a minute:
     python tune.py --method kd
 
 python tune.py --list shows methods, models, datasets and spaces; --help shows every flag."""
+REPEATED: dict[str, dict[str, Any]] = {"set": {"action": "append"}, "method": {"nargs": "+"}}
 LISTS = ("methods", "models", "datasets", "spaces")
 
 
@@ -64,7 +65,7 @@ def make_parser() -> Parser:
                 if field.default in (None, ()) or field.is_required()
                 else f" (default: {field.default})"
             )
-            repeated: dict[str, Any] = {"action": "append"} if name == "set" else {}
+            repeated: dict[str, Any] = REPEATED.get(name, {})
             group.add_argument(
                 "--" + name.replace("_", "-"),
                 metavar="NAME=EXPR" if name == "set" else name.upper(),
@@ -96,18 +97,25 @@ def main(arguments: list[str] | None = None) -> int:
         print_lists(given["list"] or LISTS)
         return 0
     resume = given.pop("resume", None)
-    from tuner import search
+    from tuner import league, search
 
     try:
         if resume:
-            return search.resume(resume, given)
+            return (
+                league.resume(resume, given)
+                if league.is_one(resume, given)
+                else search.resume(resume, given)
+            )
         plan_only, overwrite = given.pop("plan", False), given.pop("overwrite", False)
         if "method" not in given:
             raise ValueError("--method must be given; --list methods shows them")
-        settings = make(given)
-        return (
-            search.show_plan(settings) if plan_only else search.run(settings, overwrite=overwrite)
-        )
+        names = given.pop("method")
+        if len(names) > 1 or names == ["all"]:
+            return league.run(names, given, overwrite=overwrite, plan_only=plan_only)
+        settings = make({**given, "method": names[0]})
+        if plan_only:
+            return search.show_plan(settings)
+        return search.run(settings, overwrite=overwrite)
     except ValueError as error:
         fail(str(error))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from rich.table import Table
+from rich.text import Text
 
 import search_spaces
 from trainables import methods
@@ -24,8 +25,11 @@ def print_lists(which: Iterable[str]) -> None:
 
 
 def _methods() -> Listing:
-    rows: list[tuple[str, ...]] = [(name, *methods.summary(name)) for name in methods.names()]
-    return ("method", "what it does", "paper"), rows
+    known = {name: methods.summary(name) for name in methods.names()}
+    rows: list[tuple[str, ...]] = [
+        (name, about.title, about.paper, ", ".join(about.needs)) for name, about in known.items()
+    ]
+    return ("method", "what it does", "paper", "needs"), rows
 
 
 def _models() -> Listing:
@@ -56,5 +60,5 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
     for i, column in enumerate(header):
         table.add_column(column, no_wrap=i == 0, style="cyan" if i == 0 else "")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table

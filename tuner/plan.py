@@ -53,6 +53,11 @@ class Plan:
         return self.out / self.name
 
     @property
+    def artifacts(self) -> Path:
+        """Where the experiment's artifacts lie, unless a server keeps them."""
+        return self.out / "artifacts" / (self.settings.experiment or self.name)
+
+    @property
     def data_root(self) -> Path:
         """Where images lie."""
         return (self.settings.data_root or self.out / "data").expanduser().resolve()
@@ -138,7 +143,7 @@ def make(settings: Settings) -> Plan:
         source=source,
         method=method,
         teacher=settings.teacher or source.teacher,
-        student=settings.student or source.student,
+        student=settings.student or _default_student(source, method),
         recipe=recipe,
         space=_space(settings, method),
         name=settings.name or _made_up_name(settings),
@@ -154,8 +159,12 @@ def check_outside(plan: Plan) -> None:
     _check_tracking(plan)
 
 
+def _default_student(source: Source, method: Method) -> str:
+    return source.equal_student if "equal_channels" in method.needs else source.student
+
+
 def _space(settings: Settings, method: Method) -> Space:
-    space = search_spaces.load(settings.space or settings.method)
+    space = search_spaces.load(settings.space or methods.space(settings.method))
     for item in settings.set:
         name, equals, text = item.partition("=")
         if not (equals and name.strip() and text.strip()):

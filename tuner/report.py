@@ -180,16 +180,20 @@ def final_table(planned: Plan, told: Story, answer: dict[str, Any]) -> Group:
         Text(sentence, style="bold" if i == 0 else "")
         for i, sentence in enumerate(sentences(planned, answer))
     ]
-    parts += [Text(), _rich("Finalists, validation accuracy in percent", finalist_rows(answer))]
+    parts += [
+        Text(),
+        rich_table("Finalists, validation accuracy in percent", finalist_rows(answer)),
+    ]
     note = f"Test and validation accuracy in percent: mean over {n} seeds ± 95% interval; differences paired by seed"
-    parts += [Text(), _rich(note, comparison(answer)), Text()]
+    parts += [Text(), rich_table(note, comparison(answer)), Text()]
     parts.append(Text(f"trials    {outcomes(told)}"))
     parts.append(Text(f"weights   {answer['champion']['weights']}"))
     parts.append(Text(f"report    {planned.folder / 'report.html'}"))
     return Group(*parts)
 
 
-def _rich(title: str, rows: list[list[str]]) -> Table:
+def rich_table(title: str, rows: list[list[str]]) -> Table:
+    """Rows, header first, for the terminal."""
     table = Table(title=title, title_justify="left", title_style="dim", box=None, pad_edge=False)
     for i, name in enumerate(rows[0]):
         table.add_column(

@@ -91,8 +91,8 @@ class Known(NamedTuple):
 def rankable(result: dict[str, Any]) -> bool:
     """Whether a report may enter a rung."""
     value = result.get(METRIC)
-    bad = result.get("diverged") or result.get("failed") or value is None
-    return not bad and math.isfinite(value)
+    bad = result.get("diverged") or result.get("failed")
+    return not bad and value is not None and math.isfinite(value)
 
 
 def make(scheduler: str, epochs: int, grace: int) -> TrialScheduler:

@@ -90,9 +90,7 @@ def _carry_out(planned: Plan, told: Story) -> int:
             n_cpus = planned.slots * planned.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
                 facts, teacher = _prepare(planned, board, journal, told)
-                mirror = Mirror(
-                    planned.folder, planned.tracking_uri, planned.out / "artifacts" / planned.name
-                )
+                mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
                 task = _task(planned, facts, teacher)
                 status = _search_and_confirm(planned, task, journal, board)
         except Interrupted as interrupted:
@@ -167,6 +165,7 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
         sync=True,
         version=VERSION,
         name=planned.name,
+        experiment=planned.settings.experiment or planned.name,
         token=secrets.token_hex(8),
         description=report.question(planned),
         settings=settings,

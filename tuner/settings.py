@@ -19,7 +19,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str = Field(description="the distillation method")
+    method: str = Field(description="the distillation method; several or `all` for a league")
     dataset: str = Field("digits", description="the images")
     data_root: Path | None = Field(
         None, description="folder of images already on disk (default: OUT/data)"
@@ -70,6 +70,9 @@ class Settings(BaseModel):
 
     out: Path = Field(Path("runs"), description="folder for everything that is written")
     name: str | None = Field(None, description="of the search and its folder (default: made up)")
+    experiment: str | None = (
+        None  # MLflow's, shared by the searches of a league; else the search's name
+    )
     tracking_uri: str | None = Field(None, description="MLflow's (default: OUT/mlflow.db)")
 
     @field_validator("name")

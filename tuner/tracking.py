@@ -182,7 +182,7 @@ class Delivery:
 
     def _start_search(self, event: Event) -> None:
         self.search = event
-        self.state.experiment = self._experiment(event["name"])
+        self.state.experiment = self._experiment(event["experiment"])
         description = event["description"]
         tags = {"kd.kind": "search", "mlflow.note.content": description}
         run_id = self._run("", event["name"], event["time"], tags)

@@ -30,6 +30,7 @@ class Source:
     n_classes: int
     teacher: str  # the models a search takes unless told otherwise
     student: str
+    equal_student: str  # likewise, for methods that need the teacher's channels
     epochs: int
     val_fraction: float
     augment: str
@@ -58,6 +59,7 @@ SOURCES = {
         n_classes=10,
         teacher="convnet16res",
         student="convnet4",
+        equal_student="convnet16",
         epochs=20,
         val_fraction=0.5,
         augment="none",
@@ -70,6 +72,7 @@ SOURCES = {
         n_classes=10,
         teacher="lenet5",
         student="lenet5_half",
+        equal_student="lenet5",
         epochs=20,
         val_fraction=0.1,
         augment="none",
@@ -83,6 +86,7 @@ SOURCES = {
         n_classes=10,
         teacher="lenet5",
         student="lenet5_half",
+        equal_student="lenet5",
         epochs=20,
         val_fraction=0.1,
         augment="none",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces import nearest
 
@@ -61,25 +61,51 @@ def load(name: str) -> Method:
     return record
 
 
-def summary(name: str) -> tuple[str, str]:
-    """(first line of the docstring, paper) of a method, read without running its file."""
-    plugin = _plugins().get(name)
-    if plugin:
-        spec = importlib.util.find_spec(plugin.module)
-        path = Path(spec.origin) if spec and spec.origin else None
-    else:
-        path = FOLDER / f"{name}.py"
+class Summary(NamedTuple):
+    """What can be said of a method without running its file."""
+
+    title: str  # the docstring's first line
+    equation: str  # its first indented lines
+    paper: str
+    needs: tuple[str, ...]
+
+
+def summary(name: str) -> Summary:
+    """A method's file, read but not run."""
+    path = _file(name)
     if path is None:
-        return "", ""
+        return Summary("", "", "", ())
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    papers = [
-        str(keyword.value.value)
+    text = ast.get_docstring(tree) or ""
+    given = {
+        keyword.arg: keyword.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Method"
         for keyword in node.keywords
-        if keyword.arg == "paper" and isinstance(keyword.value, ast.Constant)
-    ]
-    return (ast.get_docstring(tree) or "").partition("\n")[0], papers[0] if papers else ""
+    }
+    strings = (
+        [n.value for n in ast.walk(given["needs"]) if isinstance(n, ast.Constant)]
+        if "needs" in given
+        else []
+    )
+    paper = getattr(given.get("paper"), "value", "")
+    blocks = [block for block in text.split("\n\n") if block.startswith("    ")]
+    equation = " ".join(blocks[0].split()) if blocks else ""
+    return Summary(text.partition("\n")[0], equation, str(paper), tuple(sorted(map(str, strings))))
+
+
+def space(name: str) -> str:
+    """Where a method's search space is: its name, or for another package's method the YAML file beside its module."""
+    path = _file(name) if name in _plugins() else None
+    return str(path.with_name(f"{name}.yaml")) if path else name
+
+
+def _file(name: str) -> Path | None:
+    plugin = _plugins().get(name)
+    if plugin is None:
+        return FOLDER / f"{name}.py"
+    spec = importlib.util.find_spec(plugin.module)
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 def hyperparameters(method: Method) -> dict[str, Hyperparameter]:

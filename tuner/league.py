@@ -1,0 +1,148 @@
+"""Several methods: one search each, of equal budget, in one MLflow experiment, and one table of them all.
+
+A league is a folder `league.json` (its searches, in order) beside the searches' own folders; `--resume LEAGUE` goes
+on with what is not finished.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from trainables import methods
+from tuner import plan, report, search
+from tuner.journal import FILE, story
+from tuner.progress import make_console, settings_in_words
+from tuner.settings import Settings, make
+from tuner.statistics import interval, paired
+
+RECORD = "league.json"
+
+
+def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only: bool) -> int:
+    """Search with every method; the exit status is the worst of them all.
+
+    `all` stands for every method but the baseline; those that cannot work with the two networks are left out and said
+    so. A method that was named and cannot work is a ValueError, before anything is written.
+    """
+    everything = "all" in wanted
+    names = [name for name in methods.names() if name != "vanilla"] if everything else wanted
+    name = given.get("name") or _made_up_name(given)
+    console, planned = make_console(), []
+    for method in names:
+        settings = make({**given, "method": method, "name": f"{name}-{method}", "experiment": name})
+        try:
+            planned.append(plan.make(settings))
+        except ValueError as error:
+            if not everything:
+                raise
+            console.print(Text(f"left out: {error}"))
+    if plan_only:
+        for one in planned:
+            console.print(report.plan_table(one))
+        return 0
+    out = planned[0].out
+    taken = [one.name for one in planned if one.folder.exists()]
+    if taken and not overwrite:
+        raise ValueError(
+            f"--name must be new, got {name!r}: --resume {name} goes on with it, --overwrite deletes it"
+        )
+    plan.check_outside(planned[0])
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"version": 1, "searches": [one.settings.model_dump(mode="json") for one in planned]}
+    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    statuses = [search.run(one.settings, overwrite=overwrite) for one in planned]
+    return _finish(folder, statuses)
+
+
+def is_one(name: str, given: dict[str, Any]) -> bool:
+    """Whether `name` is a league in the output folder."""
+    return (_folder(name, given) / RECORD).is_file()
+
+
+def resume(name: str, given: dict[str, Any]) -> int:
+    """Go on with the searches of a league that are not finished; the exit status."""
+    folder = _folder(name, given)
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    statuses = []
+    for written in record["searches"]:
+        settings = Settings(**written)
+        here = folder.parent / str(settings.name)
+        if not here.exists():
+            statuses.append(search.run(settings))
+        elif not (here / "report.md").exists():
+            statuses.append(search.resume(str(settings.name), {"out": folder.parent}))
+    return _finish(folder, statuses)
+
+
+def _finish(folder: Path, statuses: list[int]) -> int:
+    """Print and write the table; the worst status."""
+    rows = table(folder)
+    console = make_console()
+    console.print(report.rich_table("All methods, test accuracy in percent, best first", rows))
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + " --- |" * len(rows[0]))
+    title = "Percent, mean ± 95 % interval over seeds; differences paired by seed; test set opened once a search."
+    text = f"# {folder.name}\n\n{title}\n\n" + "\n".join(lines) + "\n"
+    (folder / "league.md").write_text(text, encoding="utf-8")
+    console.print(Text(f"league    {folder / 'league.md'}"))
+    return max(statuses, default=0)
+
+
+def table(folder: Path) -> list[list[str]]:
+    """The league's rows, header first, by tuned test accuracy; searches without an answer at the end."""
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    rows: list[tuple[float, list[str]]] = []
+    for written in record["searches"]:
+        path = folder.parent / written["name"]
+        answer = story(path).results.get("answer") if (path / FILE).exists() else None
+        if answer is None:
+            rows.append((-1.0, [written["method"], "not finished", "", "", "", "", ""]))
+        else:
+            rows.append(_row(written["method"], answer))
+    header = [
+        "method",
+        "val",
+        "test",
+        "test minus plain",
+        "test minus default",
+        "PGD margin",
+        "tuned setting",
+    ]
+    return [header, *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
+
+
+def _row(method: str, answer: dict[str, Any]) -> tuple[float, list[str]]:
+    found, tuned = answer["rows"], answer["rows"]["tuned"]
+    gaps = [
+        paired(tuned["accuracy"], found[role]["accuracy"]).text(signed=True)
+        if role in found
+        else ""
+        for role in ("vanilla", "default")
+    ]
+    if answer["winner"] == "default":
+        gaps[1] = "the same"
+    test = interval(tuned["accuracy"])
+    cells = [
+        interval(tuned["val"]).text(),
+        test.text(),
+        *gaps,
+        interval(tuned["pgd_margin"]).text(),
+    ]
+    return test.mean, [method, *cells, settings_in_words(answer["hyper"])]
+
+
+def _folder(name: str, given: dict[str, Any]) -> Path:
+    out = Path(given.get("out", Settings.model_fields["out"].default))
+    return out.expanduser().resolve() / name
+
+
+def _made_up_name(given: dict[str, Any]) -> str:
+    out = Path(given.get("out", Settings.model_fields["out"].default)).expanduser()
+    base = f"league-{given.get('dataset', Settings.model_fields['dataset'].default)}"
+    return next(name for n in itertools.count(1) if not (out / (name := f"{base}-{n}")).exists())
