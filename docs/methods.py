@@ -10,10 +10,10 @@ from trainables.methods import Hyperparameter, hyperparameters, load, summary
 PAGE = Path(__file__).with_name("methods.md")
 HEAD = """# The methods
 
-Made by `python -m docs.methods` from the records in `trainables/methods/`. Needs: features and preacts are stage maps
-after and before their activation; teacher means that the teacher runs in every trial and its targets are not kept; batch
-that the samples of a batch are compared with each other. The objective and its letters are in the
-[README](../README.md#use); each file's docstring says what was taken from where, and departures.
+Made by `python -m docs.methods` from the records in `trainables/methods/`. Needs: features and preacts are maps
+after and before their activation; teacher: the teacher runs in every trial and its targets are not kept; batch: the
+samples of a batch are compared with each other. The objective and its letters are in the
+[README](../README.md#use); each file's docstring says what was taken from where, and where it departs from that.
 
 | method | what it does | paper | equation | hyperparameters and published defaults | needs |
 | --- | --- | --- | --- | --- | --- |
@@ -28,7 +28,8 @@ def page() -> str:
 def _row(name: str) -> str:
     about = summary(name)
     known = ", ".join(_default(one) for one in hyperparameters(load(name)).values())
-    equation = f"`{about.equation}`".replace("|", "\\|") if about.equation else ""
+    lines = [f"`{line}`".replace("|", "\\|") for line in about.equation.splitlines()]
+    equation = "<br>".join(lines)
     needs = ", ".join(about.needs)
     return f"| {name} | {about.title} | {about.paper} | {equation} | {known} | {needs} |\n"
 

@@ -197,6 +197,35 @@ def test_robustness_counts_clean_mistakes_as_failures(trained: Net) -> None:
     assert clean < 0.6
 
 
+class Ridge(nn.Module):
+    """Wrong only where the first pixel is within 0.025 of 0.5, so that attacks step over it."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        wrong = 0.5 - 20 * (images[:, 0, 0, :1] - 0.5).abs()
+        return Outputs(torch.cat([torch.zeros_like(wrong), wrong], -1), wrong)
+
+
+def test_a_clean_mistake_that_an_attack_puts_right_is_a_mistake() -> None:
+    """All 50 images are misread at 0.51; most are read right after a step of 0.3."""
+    images = torch.full((50, 1, 1, 2), 130, dtype=torch.uint8)
+    data = Split(images, torch.zeros(50, dtype=torch.long))
+    pixels, draws = images.float() / 255, torch.Generator().manual_seed(0)
+    assert survives(Ridge(), fgsm(Ridge(), pixels, data.labels, 0.3), data.labels).all()
+    assert survives(Ridge(), pgd(Ridge(), pixels, data.labels, 0.3, draws), data.labels).any()
+    found = robustness(Ridge(), data, 0.3)
+    assert found["fgsm"] == found["pgd_margin"] == found["worst"] == 0
+
+
+@pytest.mark.parametrize(
+    ("weight", "share"), [([[1.0, 0.0], [2.0, 0.0]], 0), ([[1.0, 1.0]] * 2, 1)]
+)
+def test_a_zero_gradient_is_one_in_every_pixel(weight: list[list[float]], share: float) -> None:
+    """The first model ignores one pixel of two, the second tells no class from another."""
+    images = torch.full((4, 1, 1, 2), 100, dtype=torch.uint8)
+    data = Split(images, torch.zeros(4, dtype=torch.long))
+    assert robustness(Linear(torch.tensor(weight)), data, 0.1)["zero_gradients"] == share
+
+
 def test_worst_is_no_better_than_either(trained: Net) -> None:
     found = robustness(trained, made_up(150, seed=5), 0.15)
     assert found["worst"] <= min(found["fgsm"], found["pgd_margin"])

@@ -201,7 +201,7 @@ def test_a_students_life() -> None:
     )
     only = found.students["kd-000"]
     assert (only.status, only.accuracy, len(only.history)) == ("stopped", 0.5, 2)
-    assert found.ends == ["kd-000"]
+    assert found.reports == [("kd-000", 1), ("kd-000", 2)]
     assert found.results["close"]["status"] == "x"
 
 

@@ -29,7 +29,11 @@ OWNERS = {  # foreign system -> the files that may import it
     },
     "trainables.data.sealed": {"tuner/confirm.py"},
 }
-BASELINE = {"tuner/confirm.py", "trainables/teacher.py"}  # may ask for "vanilla": the plain student
+BASELINE = {
+    "tuner/confirm.py",
+    "tuner/league.py",
+    "trainables/teacher.py",
+}  # may ask for "vanilla": the plain student
 
 
 def source(file: str) -> str:

@@ -213,6 +213,14 @@ def test_replayed_equals_uninterrupted(seed: int, cut: int) -> None:
     assert live(resumed, told[cut:], set(gone_whole)) == live(whole, told[cut:], gone_whole)
 
 
+def test_who_went_on_after_a_stop_is_not_stopped_by_replay() -> None:
+    """Killed before the stop was carried out, resumed, reported again: the last report decides."""
+    three = [(f"kd-{n}", n, report(GRACE, 0.8)) for n in (1, 2, 3)]
+    late = ("kd-4", 4, report(GRACE, 0.1))
+    assert SafeASHA(EPOCHS, GRACE).replay([*three, late]) == {"kd-4"}
+    assert SafeASHA(EPOCHS, GRACE).replay([*three, late, ("kd-4", 4, report(3, 0.1))]) == set()
+
+
 def test_replay_somewhere_stops_somebody() -> None:
     """The battery above compares something: of 12 trials some are stopped, some reach the end."""
     actions = live(SafeASHA(EPOCHS, GRACE), reports(0), set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -52,7 +53,13 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*KD, "--teacher", "covnet16res"), "unknown model 'covnet16res', did you mean 'convnet16res'"),
     ((*KD, "--trails", "3"), "unknown flag '--trails', did you mean '--trials'?; see --help"),
     ((*KD, "--trial", "3"), "unknown flag '--trial', did you mean '--trials'?; see --help"),
-    ((*KD, "stray"), "unknown flag 'stray'"),
+    ((*KD, "--epochs", "3", "stray"), "unknown flag 'stray'"),
+    ((*KD, "stray"), "unknown method 'stray'"),
+    ((*KD, "kd"), "--method must name each method once, got 'kd' twice"),
+    (("--method", "all", "--dataset", "mnits"), "unknown dataset 'mnits', did you mean 'mnist'?"),
+    (("--method", "all", "--trials", "0"), "--trials must be greater than or equal to 1, got '0'"),
+    (("--method", "kd", "dkd", "--set", "temperature=0"), "temperature must be above 0, got 0"),
+    (("--method", "kd", "dkd", "--name", "a/b"), "--name must be 1 to 100 letters"),
     ((*KD, "--set", "temprature=4"), "unknown space key 'temprature', did you mean 'temperature'?"),
     ((*KD, "--set", "temperature=unifrom(1,2)"), "unknown word 'unifrom', did you mean 'uniform'?"),
     ((*KD, "--space", "wrn_gird"), "got 'wrn_gird', did you mean 'wrn_grid'?"),
@@ -111,7 +118,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ),
     ((*KD, "--gpus-per-trial", "inf"), "--gpus-per-trial must be a finite number, got 'inf'"),
     (("--trials", "3"), "--method must be given; --list methods shows them"),
-    (("--method",), "argument --method: expected one argument"),
+    (("--method",), "argument --method: expected at least one argument"),
     # networks that do not fit
     ((*KD, "--student", "lenet5"), "lenet5 must be able to take the images, got 1x8x8"),
     ((*KD, "--teacher", "lenet5"), "lenet5 must be able to take the images, got 1x8x8"),
@@ -169,6 +176,52 @@ def test_a_read_only_output_folder(out: Path, capsys: pytest.CaptureFixture[str]
     if os.access(out, os.W_OK):
         pytest.skip("this user may write anywhere")
     assert "Permission denied" in refused((*KD, "--out", str(out)), capsys)
+
+
+def league(out: Path, *methods: str) -> None:
+    """A league's record, as if it had been started."""
+    searches = [
+        make({"method": m, "name": f"mine-{m}", "experiment": "mine", "out": str(out)})
+        for m in methods
+    ]
+    (out / "mine").mkdir(parents=True)
+    record = {"version": 1, "searches": [one.model_dump(mode="json") for one in searches]}
+    (out / "mine" / "league.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("flags", [("--plan",), ("--overwrite",), ("--trials", "3")])
+def test_a_league_is_resumed_as_it_was(
+    flags: tuple[str, ...], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    league(out, "kd", "dkd")
+    told = refused(("--resume", "mine", "--out", str(out), *flags), capsys)
+    assert told == f"--resume reads the settings it was started with, got {flags[0]} too"
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_signal_ends_the_whole_league(
+    resumed: bool, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three searches returns 130: the third is not begun."""
+    begun: list[str] = []
+    statuses = iter((0, 130, 0))
+    monkeypatch.setattr(search, "run", lambda s, **_: begun.append(s.method) or next(statuses))
+    if resumed:
+        league(out, "kd", "dkd", "crd")
+        assert tune.main(["--resume", "mine", "--out", str(out)]) == 130
+    else:
+        assert (
+            tune.main(["--method", "kd", "dkd", "crd", "--name", "mine", "--out", str(out)]) == 130
+        )
+    assert begun == ["kd", "dkd"]
+
+
+def test_a_league_takes_no_searchs_folder(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A single search called `mine` is there: a league of that name would be written into it."""
+    (out / "mine").mkdir(parents=True)
+    told = refused(("--method", "kd", "dkd", "--name", "mine", "--out", str(out)), capsys)
+    assert "--name must be new, got 'mine'" in told
+    assert list((out / "mine").iterdir()) == []
 
 
 def test_a_password_is_not_shown(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,15 +287,14 @@ def test_answers_without_torch_or_ray(flags: list[str]) -> None:
 
 
 def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every field of Settings stands in one group, and in the help."""
-    assert sorted(name for names in GROUPS.values() for name in names) == sorted(
-        Settings.model_fields
-    )
+    """Every field of Settings that a user may set stands in one group, and in the help."""
+    shown = [name for names in GROUPS.values() for name in names]
+    assert sorted(shown) == sorted(set(Settings.model_fields) - {"experiment"})
     with pytest.raises(SystemExit) as stop:
         tune.main(["--help"])
     told = capsys.readouterr().out
     assert stop.value.code == 0
-    assert [f for f in Settings.model_fields if f"--{f.replace('_', '-')} " not in told] == []
+    assert [f for f in shown if f"--{f.replace('_', '-')} " not in told] == []
 
 
 @pytest.mark.parametrize("what", tune.LISTS)

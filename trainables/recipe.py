@@ -22,7 +22,7 @@ class Recipe:
     epochs: int = 16
     batch_size: int = 64
     optimizer: str = "sgd"  # of OPTIMIZERS; sgd is with Nesterov momentum
-    lr: float = 0.1  # the peak
+    lr: float = 0.05  # the peak
     momentum: float = 0.9  # of sgd
     weight_decay: float = 5e-4
     warmup_fraction: float = 0.1  # of all steps, linear; then a half cosine to 0

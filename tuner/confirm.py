@@ -15,10 +15,11 @@ from typing import Any
 from torch import nn
 
 from trainables import teacher as teachers
-from trainables.champion import rebuild, save_champion
+from trainables.champion import load_champion, rebuild, save_champion
 from trainables.data.sealed import open_test
 from trainables.data.splits import Split
 from trainables.evaluation.attacks import robustness
+from trainables.models.normalized import latency_ms, n_parameters
 from trainables.objective import defaults
 from trainables.recipe import RECIPE_KEYS
 from trainables.trainable import Task, read_state
@@ -258,4 +259,9 @@ def _save_champion(planned: Plan, task: Task, told: Story, winner: Contender) ->
     about = {**_about(task, winner), "seed": best, "search": planned.name}
     about["val/accuracy"] = told.students[identity].accuracy
     path = save_champion(planned.folder, about, task.facts, last_state(planned, identity))
-    return {"weights": str(path), "student": identity, "seed": best}
+    network = load_champion(planned.folder)
+    size: dict[str, float] = {"parameters": n_parameters(network)}
+    size["latency_ms"] = latency_ms(
+        network, (task.facts.channels, task.facts.size, task.facts.size)
+    )
+    return {"weights": str(path), "student": identity, "seed": best, **size}

@@ -14,6 +14,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from search_spaces import Domain
 from tuner.journal import Story, Student
@@ -138,7 +139,7 @@ def _trials(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict
         )
     if shown is not None:
         figure.colorbar(shown, ax=axes, label="validation accuracy, %")
-        axes.legend(fontsize=8, frameon=False, loc="best")
+        axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     default = planned.published
     axes.scatter(
         default[first],
@@ -167,6 +168,10 @@ def _scale(axes: Axes, axis: str, name: str, domain: Domain) -> None:
     getattr(axes, f"set_{axis}label")(name)
     if domain.word.startswith("log"):
         getattr(axes, f"set_{axis}scale")("log")
+        ticks = getattr(axes, f"{axis}axis")
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ticks.set_minor_formatter(NullFormatter())
 
 
 def _curves(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict[str, Any]) -> str:
@@ -191,6 +196,7 @@ def _curves(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict
     last = [100 * m["val/accuracy"] for s in students for m in s.history[planned.grace - 1 :]]
     if last:
         axes.set_ylim(min(last) - 2, min(100.5, max(last) + 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation accuracy, %")
     axes.legend(fontsize=8, frameon=False)

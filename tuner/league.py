@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
 
 RECORD = "league.json"
+SIGNALLED = 128  # and above: the exit status of a search that a signal ended
 
 
 def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only: bool) -> int:
@@ -31,8 +34,11 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     """
     everything = "all" in wanted
     names = [name for name in methods.names() if name != "vanilla"] if everything else wanted
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"--method must name each method once, got {twice[0]!r} twice")
     name = given.get("name") or _made_up_name(given)
-    console, planned = make_console(), []
+    console, planned, left_out = make_console(), [], []
     for method in names:
         settings = make({**given, "method": method, "name": f"{name}-{method}", "experiment": name})
         try:
@@ -40,24 +46,29 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
         except ValueError as error:
             if not everything:
                 raise
-            console.print(Text(f"left out: {error}"))
+            left_out.append(error)
+    if not planned:
+        raise left_out[0]
+    for reason in left_out:
+        console.print(Text(f"left out: {reason}"))
     if plan_only:
         for one in planned:
             console.print(report.plan_table(one))
         return 0
-    out = planned[0].out
-    taken = [one.name for one in planned if one.folder.exists()]
+    folder = planned[0].out / name
+    taken = [path for path in (folder, *(one.folder for one in planned)) if path.exists()]
     if taken and not overwrite:
         raise ValueError(
             f"--name must be new, got {name!r}: --resume {name} goes on with it, --overwrite deletes it"
         )
     plan.check_outside(planned[0])
-    folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     record = {"version": 1, "searches": [one.settings.model_dump(mode="json") for one in planned]}
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    statuses = [search.run(one.settings, overwrite=overwrite) for one in planned]
-    return _finish(folder, statuses)
+    return _each(
+        folder,
+        [partial(search.run, one.settings, overwrite=overwrite) for one in planned],
+    )
 
 
 def is_one(name: str, given: dict[str, Any]) -> bool:
@@ -66,17 +77,28 @@ def is_one(name: str, given: dict[str, Any]) -> bool:
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
-    """Go on with the searches of a league that are not finished; the exit status."""
+    """Go on with the searches of a league that are not finished; the exit status. ValueError for other settings."""
     folder = _folder(name, given)
+    search.refuse_settings({key: value for key, value in given.items() if key != "out"})
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    statuses = []
+    left: list[Callable[[], int]] = []
     for written in record["searches"]:
         settings = Settings(**written)
         here = folder.parent / str(settings.name)
         if not here.exists():
-            statuses.append(search.run(settings))
+            left.append(partial(search.run, settings))
         elif not (here / "report.md").exists():
-            statuses.append(search.resume(str(settings.name), {"out": folder.parent}))
+            left.append(partial(search.resume, str(settings.name), {"out": folder.parent}))
+    return _each(folder, left)
+
+
+def _each(folder: Path, searches: list[Callable[[], int]]) -> int:
+    """One after the other, until all are done or a signal has ended one; the worst status."""
+    statuses = []
+    for one in searches:
+        statuses.append(one())
+        if statuses[-1] >= SIGNALLED:
+            return statuses[-1]
     return _finish(folder, statuses)
 
 

@@ -48,10 +48,7 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
 def resume(name: str, given: dict[str, Any]) -> int:
     """Go on with an interrupted search where it stopped; the exit status. ValueError where there is none."""
     out = Path(given.pop("out", Settings.model_fields["out"].default))
-    if given:
-        raise ValueError(
-            f"--resume reads the settings it was started with, got --{next(iter(given)).replace('_', '-')} too"
-        )
+    refuse_settings(given)
     folder = out.expanduser().resolve() / name
     if not (folder / SETTINGS).is_file():
         known = sorted(path.parent.name for path in folder.parent.glob(f"*/{SETTINGS}"))
@@ -67,6 +64,13 @@ def resume(name: str, given: dict[str, Any]) -> int:
     planned = plan.make(settings)
     plan.check_outside(planned)
     return _carry_out(planned, told)
+
+
+def refuse_settings(given: dict[str, Any]) -> None:
+    """Raise ValueError where --resume was given settings."""
+    if given:
+        flag = next(iter(given)).replace("_", "-")
+        raise ValueError(f"--resume reads the settings it was started with, got --{flag} too")
 
 
 def show_plan(settings: Settings) -> int:

@@ -49,7 +49,7 @@ class Settings(BaseModel):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="peak learning rate (default: 0.1 for sgd, else 0.001)",
+        description="peak learning rate (default: 0.05 for sgd, else 0.001)",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="sgd is with Nesterov momentum 0.9"

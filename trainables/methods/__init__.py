@@ -65,7 +65,7 @@ class Summary(NamedTuple):
     """What can be said of a method without running its file."""
 
     title: str  # the docstring's first line
-    equation: str  # its first indented lines
+    equation: str  # its indented lines
     paper: str
     needs: tuple[str, ...]
 
@@ -90,7 +90,7 @@ def summary(name: str) -> Summary:
     )
     paper = getattr(given.get("paper"), "value", "")
     blocks = [block for block in text.split("\n\n") if block.startswith("    ")]
-    equation = " ".join(blocks[0].split()) if blocks else ""
+    equation = "\n".join(" ".join(line.split()) for line in "\n".join(blocks).splitlines())
     return Summary(text.partition("\n")[0], equation, str(paper), tuple(sorted(map(str, strings))))
 
 

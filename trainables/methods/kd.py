@@ -62,4 +62,6 @@ def loss(
     }
 
 
-METHOD = Method(paper="arXiv:1503.02531", loss=loss, bounds={"alpha": (0, 1)}, choices={"mode": MODES})
+METHOD = Method(
+    paper="arXiv:1503.02531", loss=loss, bounds={"alpha": (0, 1)}, choices={"mode": MODES}
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,5 +53,19 @@ class LogitsOnly(nn.Module):
 
 
 def n_parameters(model: nn.Module) -> int:
-    """Trainable parameters, buffers not counted."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Trainable parameters, and the weights that a frozen layer keeps as buffers; running statistics do not count."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kept = (b for name, b in model.named_buffers() if name.rpartition(".")[2] in ("weight", "bias"))
+    return trained + sum(b.numel() for b in kept)
+
+
+@torch.inference_mode()
+def latency_ms(model: nn.Module, shape: Sequence[int], n: int = 30) -> float:
+    """Median milliseconds for one image of `shape` (channels, H, W), on the model's device, after a warm-up."""
+    image = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    seconds = []
+    for _ in range(n + 3):
+        started = time.perf_counter()
+        model.eval()(image)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds[3:])

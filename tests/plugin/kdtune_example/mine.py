@@ -1,6 +1,6 @@
 """Match the teacher's logits (an example of a method in another package).
 
-    L = lambda * CE(y, z_s) + beta * mean (z_s - z_t)^2
+L = lambda * CE(y, z_s) + beta * mean (z_s - z_t)^2
 """
 
 from __future__ import annotations
