@@ -71,7 +71,7 @@ def read_ours(folder: Path, seen: Watched) -> Ours:
     confirmed = max(e["time"] for e in others)
     moments = [seen.started, events[0]["time"], taught[0], begin, end]
     moments += [confirmed, closed[0], seen.ended]
-    cpu = [seen.cpu_at(moment) for moment in (seen.ended, taught[0], end)]
+    cpu = [seen.cpu_at(moment) for moment in (seen.ended, begin, end)]
     slots, points = most_at_once(searched), points_of(searched)
     return Ours(
         parts={name: b - a for name, a, b in zip(PARTS, moments, moments[1:], strict=False)},

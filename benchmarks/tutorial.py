@@ -87,7 +87,8 @@ def train_student(config):
         student.eval()
         with torch.no_grad():
             right = sum((student(x).logits.argmax(1) == y).sum().item() for x, y in val)
-        tune.report({"accuracy": right / len(val.dataset)})
+        accuracy = right / len(val.dataset)
+        tune.report({"accuracy": accuracy, "threads": torch.get_num_threads()})
 
 
 def main():
@@ -106,7 +107,8 @@ def main():
         run_config=tune.RunConfig(storage_path=job["storage"]),
     )
     results = tuner.fit()
-    mark("searched", errors=len(results.errors), best=results.get_best_result().metrics["accuracy"])
+    best = results.get_best_result().metrics or {}
+    mark("searched", errors=len(results.errors), best=best["accuracy"], threads=best["threads"])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ from trainables.seeding import seeded
 from tuner.progress import settings_in_words
 from tuner.settings import Settings
 
+DATABASES = (
+    "postgresql",
+    "mysql",
+    "mssql",
+)  # beside sqlite and http, what MLflow stores its runs in
 EARLIEST_STOP = 10  # epochs
 LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
 
@@ -159,13 +164,26 @@ def make(settings: Settings) -> Plan:
 
 
 def check_outside(plan: Plan) -> None:
-    """Raise ValueError where the world is not ready: output folder, tracking server."""
+    """Raise ValueError where the world is not ready: cores, GPUs, output folder, tracking server."""
+    _check_machine(plan.settings)
     _check_writable(plan.out)
     _check_tracking(plan)
 
 
 def _default_student(source: Source, method: Method) -> str:
     return source.equal_student if "equal_channels" in method.needs else source.student
+
+
+def _check_machine(settings: Settings) -> None:
+    cpus, gpus = available_cpus(), torch.cuda.device_count()
+    if settings.cpus_per_trial > cpus:
+        raise ValueError(
+            f"--cpus-per-trial must be at most {cpus} here, got {settings.cpus_per_trial}"
+        )
+    if settings.gpus_per_trial > gpus:
+        raise ValueError(
+            f"--gpus-per-trial must be at most {gpus} here, got {settings.gpus_per_trial:g}"
+        )
 
 
 def _space(settings: Settings, method: Method) -> Space:
@@ -298,7 +316,9 @@ def _check_tracking(plan: Plan) -> None:
             )
         if Path(path).parent != plan.out:
             _check_writable(Path(path).parent)
-    elif parts.scheme in ("", "file"):
+    elif parts.scheme.partition("+")[0] in DATABASES:
+        return  # the mirror connects, and says so where it cannot
+    else:
         raise ValueError(
             f"--tracking-uri must be sqlite:////folder/mlflow.db or http://server, got {uri}: MLflow has given up "
             "folders of files (mlflow migrate-filestore moves one)"

@@ -36,13 +36,15 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
             f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
             f"--resume {planned.name} goes on with it, --overwrite deletes it first"
         )
-    plan.check_outside(planned)
+    board, facts = _open(planned)
     if planned.folder.exists():
-        shutil.rmtree(planned.folder)
+        with _locked(planned.folder):
+            shutil.rmtree(planned.folder)
     planned.folder.mkdir(parents=True)
-    settings = settings.model_copy(update={"name": planned.name})
-    (planned.folder / SETTINGS).write_text(settings.model_dump_json(indent=1), encoding="utf-8")
-    return _carry_out(planned, Story())
+    places = {"name": planned.name, "out": planned.out, "data_root": planned.data_root}
+    written = settings.model_copy(update=places).model_dump_json(indent=1)
+    (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
+    return _carry_out(planned, facts, board)
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
@@ -61,9 +63,10 @@ def resume(name: str, given: dict[str, Any]) -> int:
         raise ValueError(
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
         )
-    planned = plan.make(settings)
-    plan.check_outside(planned)
-    return _carry_out(planned, told)
+    planned = plan.make(settings.model_copy(update={"out": folder.parent}))
+    board, facts = _open(planned)
+    board.story = told
+    return _carry_out(planned, facts, board)
 
 
 def refuse_settings(given: dict[str, Any]) -> None:
@@ -80,20 +83,31 @@ def show_plan(settings: Settings) -> int:
     return 0
 
 
-def _carry_out(planned: Plan, told: Story) -> int:
-    """The whole story, under a lock, with signals heard and every run closed at the end."""
+def _open(planned: Plan) -> tuple[Board, Facts]:
+    """The last checks, and the data: decoded and split before anything of the search is written."""
+    plan.check_outside(planned)
     quiet_streams()
     board, s = Board(), planned.settings
     pair = f"{planned.teacher} -> {planned.student}"
     board.say(f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {pair}")
+    with board.waiting("reading images"):
+        facts = prepare(s.dataset, planned.data_root, planned.out / "cache" / "data")
+    counts = f"{facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images"
+    board.say(f"data: {counts}, split {facts.split_hash[:8]}")
+    return board, facts
+
+
+def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
+    """The whole story, under a lock, with signals heard and every run closed at the end."""
     with _locked(planned.folder), students.interruptible():
         journal = Journal(planned.folder)
-        board.story = told
         mirror: Mirror | None = None
         try:
             n_cpus = planned.slots * planned.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
-                facts, teacher = _prepare(planned, board, journal, told)
+                if not board.story.search:
+                    journal_search(planned, facts, journal)
+                teacher = _teach(planned, facts, board)
                 mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
                 task = _task(planned, facts, teacher)
                 status = _search_and_confirm(planned, task, journal, board)
@@ -113,15 +127,8 @@ def _carry_out(planned: Plan, told: Story) -> int:
     return status
 
 
-def _prepare(planned: Plan, board: Board, journal: Journal, told: Story) -> tuple[Facts, Teacher]:
-    """Data decoded and split, teacher found or trained."""
-    facts = prepare(planned.settings.dataset, planned.data_root, planned.out / "cache" / "data")
-    board.say(
-        f"data: {facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images, "
-        f"split {facts.split_hash[:8]}"
-    )
-    if not told.search:
-        journal_search(planned, facts, journal)
+def _teach(planned: Plan, facts: Facts, board: Board) -> Teacher:
+    """The teacher, found or trained."""
     recipe = replace(planned.recipe, epochs=planned.source.epochs)
     folder = teachers.folder_of(planned.teacher, facts, recipe, planned.out / "teachers")
     teacher = teachers.find(folder)
@@ -130,7 +137,7 @@ def _prepare(planned: Plan, board: Board, journal: Journal, told: Story) -> tupl
         board.say(
             f"teacher: {planned.teacher}, {teacher.accuracy:.2%} on validation, found in {where}"
         )
-        return facts, teacher
+        return teacher
     started = time.monotonic()
     board.say(f"teacher: training {planned.teacher} for {recipe.epochs} epochs")
     with board.counting(f"teacher {planned.teacher}", recipe.epochs) as show:
@@ -146,7 +153,7 @@ def _prepare(planned: Plan, board: Board, journal: Journal, told: Story) -> tupl
     board.say(
         f"teacher: {trained.accuracy:.2%} on validation after {duration(time.monotonic() - started)}, kept in {where}"
     )
-    return facts, trained
+    return trained
 
 
 def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:

@@ -6,6 +6,7 @@ downloaded there where they do not.
 
 from __future__ import annotations
 
+import shutil
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,9 +135,12 @@ def _torchvision(class_name: str, root: Path) -> Decoded:
     import torchvision.datasets
 
     factory = getattr(torchvision.datasets, class_name)
+    folders = [path for path in (root / class_name, root, *root.parents) if not path.exists()]
     try:
         train, test = (factory(root, train=part, download=True) for part in (True, False))
     except (RuntimeError, urllib.error.URLError, OSError) as error:
+        if folders:  # torchvision made them for files that never came
+            shutil.rmtree(folders[-1], ignore_errors=True)
         raise ValueError(
             f"{class_name} must lie in {root / class_name} or be downloadable, got: {_one_line(error)}; "
             "give its folder with --data-root"

@@ -60,10 +60,9 @@ def target(teacher: Outputs) -> Maps:
 
 
 def boundary(s: Tensor, t: Tensor, margin: Scalar) -> Tensor:
-    """Sum of rho over everything."""
-    below = ((s > -margin) & (t <= 0)) * (s + margin) ** 2
-    above = ((s <= margin) & (t > 0)) * (s - margin) ** 2
-    return (below + above).sum()
+    """Sum of rho over everything; rho is relu(m + s)^2 where t <= 0, and relu(m - s)^2 where t > 0."""
+    side = torch.where(t > 0, -1.0, 1.0)
+    return ((margin + side * s).relu() ** 2).sum()
 
 
 def first_loss(

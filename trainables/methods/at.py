@@ -50,7 +50,9 @@ def energy(maps: Tensor, p: int) -> Tensor:
     """mean_c |F_c|^p of (B, c, H, W): (B, H, W); raises ValueError for p below 1."""
     if p < 1:
         raise ValueError(f"p must be 1 or more, got {p!r}")
-    return full(maps).abs().pow(p).mean(1)
+    maps = full(maps)
+    powered = maps.pow(p) if p % 2 == 0 else maps.abs().pow(p)  # an even power needs no |.|
+    return powered.mean(1)
 
 
 def attention_gap(student_map: Tensor, teacher_energy: Tensor, p: int, norm: str) -> Tensor:

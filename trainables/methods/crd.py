@@ -81,8 +81,8 @@ class Negatives(nn.Module):
         """(B, count) different images outside each one's class; `count` is at most what every class leaves."""
         own = self.labels[indices].unsqueeze(-1)  # (B, 1)
         others = len(self.labels) - self.counts[own]
-        steps = torch.arange(count, device=indices.device)
-        low, high = steps * others // count, (steps + 1) * others // count  # (B, count)
+        edges = torch.arange(count + 1, device=indices.device) * others // count
+        low, high = edges[:, :-1], edges[:, 1:]  # (B, count)
         inside = self._uniform(len(indices), count, generator) * (high - low)
         start = self._uniform(len(indices), 1, generator) * others
         place = (
@@ -90,7 +90,7 @@ class Negatives(nn.Module):
             + torch.minimum(inside.long(), high - low - 1)
             + torch.minimum(start.long(), others - 1)
         )
-        place = place % others
+        place = torch.where(place >= others, place - others, place)
         return self.order[place + (place >= self.starts[own]) * self.counts[own]]
 
     def same_class(self, indices: Tensor, generator: torch.Generator | None) -> Tensor:

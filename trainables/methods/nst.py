@@ -57,13 +57,17 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return (squares - 2 * (a @ b.mT)).clamp(min=0)
 
 
+def mean_squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """(B, c, P), (B, c', P) -> (B,): the mean over c, c', from the means of either, without the pairs."""
+    return (a**2).sum(-1).mean(-1) + (b**2).sum(-1).mean(-1) - 2 * linear(a, b)
+
+
 def discrepancy(student_map: Tensor, teacher_map: Tensor, kernel: str) -> Tensor:
     """Squared maximum mean discrepancy of two (B, c, H, W) maps of one size, batch mean."""
     s, t = unit(student_map.flatten(2)), unit(teacher_map.flatten(2))
     k: Kernel = linear if one_of("kernel", kernel, KERNELS) == "linear" else poly
     if kernel == "gauss":
-        spread = squared_distances(s, t).mean((-2, -1)).detach()
-        k = gauss(spread.clamp(min=SMALLEST_BANDWIDTH))
+        k = gauss(mean_squared_distance(s.detach(), t).clamp(min=SMALLEST_BANDWIDTH))
     return (k(t, t) + k(s, s) - 2 * k(s, t)).mean()
 
 
