@@ -1,6 +1,6 @@
 """Where the main job's wall time goes, what its driver costs, and how the tutorials' way compares.
 
-    python -m benchmarks.main_job            about five minutes on two quiet cores
+    python -m benchmarks.main_job            a few minutes on two quiet cores
     python -m benchmarks.main_job --write    the same, and replace the section in RESULTS.md
 
 1. `python tune.py --method kd` as a process of its own, nothing cached, its time split by the journal's events.

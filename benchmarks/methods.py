@@ -1,6 +1,6 @@
 """What a training step of each method costs beyond a plain one, in milliseconds and in memory.
 
-    python -m benchmarks.methods            about four minutes of CPU time
+    python -m benchmarks.methods            four to nine minutes of CPU time
     python -m benchmarks.methods --write    the same, and replace the section in RESULTS.md
 
 The parts are timed apart, because the difference of two whole steps drowns a millisecond in noise:

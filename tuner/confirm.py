@@ -20,7 +20,6 @@ from trainables.data.sealed import open_test
 from trainables.data.splits import Split
 from trainables.evaluation.attacks import robustness
 from trainables.models.normalized import latency_ms, n_parameters
-from trainables.objective import defaults
 from trainables.recipe import RECIPE_KEYS
 from trainables.trainable import Task, read_state
 from trainables.training import validate
@@ -66,22 +65,19 @@ def seeds(planned: Plan) -> list[int]:
 
 
 def contenders(planned: Plan, chosen: Sequence[Student]) -> list[Contender]:
-    """Plain student, published default and finalists; a finalist that is the default is not trained twice.
+    """Plain student, published default and finalists.
 
-    The plain student is trained with the recipe of the best finalist, where the recipe is searched.
+    The plain student is trained with the recipe of the best finalist, where the recipe is searched. In a search of
+    the plain student itself it is the published default, and is not trained twice.
     """
     leader = chosen[0].hyper if chosen else planned.published
     recipe = {k: v for k, v in leader.items() if k in RECIPE_KEYS}
-    found = [Contender("vanilla", "vanilla", recipe)]
-    default = Contender(
-        "default", planned.settings.method, planned.published, f"{planned.settings.method}-000"
-    )
-    if planned.settings.method != "vanilla" or planned.published != recipe | defaults(
-        planned.method
-    ):
-        found.append(default)
-    ranked = enumerate(chosen, 1)
-    return found + [Contender(f"finalist-{i}", s.method, s.hyper, s.id) for i, s in ranked]
+    method = planned.settings.method
+    default = Contender("default", method, planned.published, f"{method}-000")
+    ranked = [Contender(f"finalist-{i}", s.method, s.hyper, s.id) for i, s in enumerate(chosen, 1)]
+    if method == "vanilla":
+        return [default, *ranked]
+    return [Contender("vanilla", "vanilla", recipe), default, *ranked]
 
 
 def retrain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,8 @@ def _scale(axes: Axes, axis: str, name: str, domain: Domain) -> None:
     if domain.word.startswith("log"):
         getattr(axes, f"set_{axis}scale")("log")
         ticks = getattr(axes, f"{axis}axis")
-        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        decades = math.log10(domain.high / domain.low)
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
         ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
         ticks.set_minor_formatter(NullFormatter())
 

@@ -145,9 +145,9 @@ def sentences(planned: Plan, answer: dict[str, Any]) -> list[str]:
     for role in ("vanilla", "default"):
         if role in answer["rows"] and answer["winner"] != role:
             gap = paired(tuned["accuracy"], answer["rows"][role]["accuracy"])
-            verdict = "" if gap.resolved else ": not told apart from 0 by these seeds"
+            verdict = "" if gap.resolved else ", which these seeds do not tell from 0"
             said.append(
-                f"Tuned minus {ROLES[role]}: {gap.text(signed=True)} points on test{verdict}."
+                f"Tuned minus {ROLES[role]} on test: {gap.text(signed=True)} points{verdict}."
             )
     if max(interval(found["zero_gradients"]).mean for found in answer["rows"].values()) > MASKED:
         said.append(
