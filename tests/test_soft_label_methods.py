@@ -30,7 +30,7 @@ from trainables.methods.ckd import difference
 from trainables.methods.dist import uncorrelated
 from trainables.methods.dkd import other_classes_kl, target_class_kl
 from trainables.objective import check, defaults, terms
-from trainables.training import RECIPE_KEYS, check_recipe
+from trainables.recipe import RECIPE_KEYS, check_recipe
 
 LOGIT_METHODS = (
     *("cckd_l", "cckd_t", "cckd_t_reg", "dist", "dkd", "nkd", "ttm", "wttm"),

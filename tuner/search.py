@@ -105,7 +105,9 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
         try:
             n_cpus = planned.slots * planned.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
-                if not board.story.search:
+                if board.story.search:
+                    journal.write("resumed")
+                else:
                     journal_search(planned, facts, journal)
                 teacher = _teach(planned, facts, board)
                 mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)

@@ -127,7 +127,6 @@ class Delivery:
         self.folder, self.uri, self.artifacts = folder, uri, artifacts
         self.state_path = folder / STATE
         self.state = State.load(self.state_path)
-        self.restarted = bool(self.state.offset) or self.state_path.exists()
         self.search: Event = {}
 
     def deliver(self) -> bool:
@@ -159,6 +158,8 @@ class Delivery:
         kind = event["event"]
         if kind == "search":
             self._start_search(event)
+        elif kind == "resumed":
+            self._run("", self._search_event()["name"], event["time"], {})
         elif kind == "student":
             self._start_student(event)
         elif kind == "end":
@@ -213,7 +214,7 @@ class Delivery:
 
     def _run(self, key: str, name: str, when: float, tags: dict[str, str]) -> str:
         """The run of a student, or of the search (key ""): the one it has, set RUNNING again, or a new one."""
-        run_id = self.state.runs.get(key) or (self._known_run(key) if self.restarted else None)
+        run_id = self.state.runs.get(key) or self._known_run(key)
         if run_id is None:
             identity = {"kd.search": self._search_event()["name"], "kd.key": key or "search"}
             identity["kd.token"] = self._search_event()["token"]
@@ -345,7 +346,6 @@ def main() -> int:
                 f"{time.strftime('%X')} not delivered: {' '.join(str(error).split())[:500]}",
                 flush=True,
             )
-            delivery.restarted = True
             failures += 1
             if gone and time.monotonic() > deadline:
                 return 1

@@ -1,0 +1,145 @@
+"""Choosing finalists and winner, and the tables made of the answer, on made-up journals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner import confirm, league, plan, report
+from tuner.journal import Journal, Story, Student
+from tuner.plan import Plan
+from tuner.settings import make
+
+
+@pytest.fixture(scope="module")
+def planned() -> Plan:
+    return plan.make(make({"method": "kd", "confirm_top": 2, "confirm_seeds": 2}))
+
+
+def trial(number: int, accuracy: float, epochs: int = 20, **changed: Any) -> Student:
+    """A search trial that reached `epochs` of 20."""
+    hyper = {"temperature": float(number), "alpha": 0.5}
+    status = "finished" if epochs == 20 else "stopped"
+    history = [{"val/accuracy": accuracy}] * epochs
+    known = {"status": status, "history": history, **changed}
+    return Student(f"kd-{number:03d}", number, "search", "trial", "kd", 0, hyper, 20, **known)
+
+
+def told(accuracies: dict[str, list[float]]) -> Story:
+    """A story in which each role's students of seeds 1 and 2 ended at these accuracies."""
+    students = {}
+    for role, values in accuracies.items():
+        for seed, value in enumerate(values, 1):
+            history = [{"val/accuracy": value}] * 20
+            identity = f"{role}-seed{seed}"
+            one = Student(identity, 0, "confirm", role, "kd", seed, {}, 20, "finished", "", history)
+            students[identity] = one
+    return Story(students=students)
+
+
+def test_finalists_are_the_best_trained_in_full_then_those_that_got_furthest(planned: Plan) -> None:
+    """A stopped trial's higher early accuracy does not count against a finished one."""
+    trials = [
+        trial(1, 0.9),
+        trial(2, 0.99, 5),
+        trial(3, 0.8, 10),
+        trial(5, 0.95, status="diverged"),
+    ]
+    assert [s.number for s in confirm.finalists(planned, trials)] == [1, 3]
+
+
+def test_equal_finalists_come_in_the_order_of_their_numbers(planned: Plan) -> None:
+    trials = [trial(7, 0.9), trial(3, 0.9), trial(5, 0.9)]
+    assert [s.number for s in confirm.finalists(planned, trials)] == [3, 5]
+
+
+def test_published_default_is_no_finalist(planned: Plan) -> None:
+    default = trial(4, 1.0)
+    default.hyper = planned.published
+    assert confirm.finalists(planned, [default, trial(1, 0.5)]) == [trial(1, 0.5)]
+
+
+def test_winner_has_the_highest_mean_and_a_tie_goes_to_the_default(planned: Plan) -> None:
+    options = confirm.contenders(planned, [trial(1, 0.9), trial(2, 0.8)])
+    values = {"vanilla": [1.0, 1.0], "default": [0.9, 0.8], "finalist-1": [0.8, 0.9]}
+    story = told({**values, "finalist-2": [0.7, 0.7]})
+    assert confirm.choose(planned, story, options).role == "default"
+    story = told({**values, "finalist-2": [0.7, 1.01]})
+    assert confirm.choose(planned, story, options).role == "finalist-2"
+
+
+def test_a_contender_that_was_not_trained_with_every_seed_cannot_win(planned: Plan) -> None:
+    options = confirm.contenders(planned, [trial(1, 0.9)])
+    story = told({"default": [0.5, 0.5], "finalist-1": [0.9, 0.9]})
+    story.students["finalist-1-seed2"].status = "diverged"
+    assert confirm.choose(planned, story, options).role == "default"
+    story.students["default-seed1"].status = "failed"
+    with pytest.raises(ValueError, match="at least one finalist must be trained with every seed"):
+        confirm.choose(planned, story, options)
+
+
+def test_searching_the_plain_student_compares_it_with_its_own_default() -> None:
+    planned = plan.make(make({"method": "vanilla"}))
+    roles = [contender.role for contender in confirm.contenders(planned, [])]
+    assert roles == ["default"]
+
+
+def answer(winner: str = "finalist-1") -> dict[str, Any]:
+    """Tuned: 0.90, 0.94; default: 0.89, 0.91; plain: 0.80, 0.90."""
+
+    def row(a: float, b: float) -> dict[str, Any]:
+        return {
+            "val": [a, b],
+            "accuracy": [a, b],
+            "fgsm": [a, b],
+            "pgd_margin": [a, b],
+            "zero_gradients": [0.0, 0.04],
+        }
+
+    rows = {"vanilla": row(0.80, 0.90), "default": row(0.89, 0.91), "tuned": row(0.90, 0.94)}
+    teacher = {"model": "t", "val": 0.95, "accuracy": 0.96, "fgsm": 0.5, "pgd_margin": 0.4}
+    return {
+        "winner": winner,
+        "trial": "kd-001",
+        "hyper": {"temperature": 2.0},
+        "seeds": [1, 2],
+        "epsilon": 0.1,
+        "rows": rows,
+        "finalists": [],
+        "teacher": {**teacher, "zero_gradients": 0.0},
+    }
+
+
+def test_comparison_shows_paired_differences_and_masked_gradients() -> None:
+    """Tuned minus plain: +10 and +4 points, mean 7; minus default: +1 and +3, mean 2; 2 % zero gradients: masked."""
+    rows = {row[0]: row for row in report.comparison(answer())}
+    assert rows["tuned"][3].startswith("+7.00 ±") and rows["tuned"][4].startswith("+2.00 ±")
+    assert rows["published default"][3].startswith("+5.00 ±") and rows["published default"][4] == ""
+    assert rows["tuned"][-1] == "2.0 masked" and rows["teacher t"][-1] == "0.0"
+
+
+def test_where_the_default_wins_it_is_said_and_not_compared_with_itself(planned: Plan) -> None:
+    rows = {row[0]: row for row in report.comparison(answer("default"))}
+    assert rows["tuned"][4] == "the same"
+    said = report.sentences(planned, answer("default"))
+    assert said[0].startswith("The search found nothing better on validation")
+    assert not any("minus published default" in sentence for sentence in said)
+
+
+def test_league_is_sorted_by_test_accuracy_and_shows_what_is_missing(tmp_path: Path) -> None:
+    better = answer()
+    better["rows"]["tuned"] = {**better["rows"]["tuned"], "accuracy": [0.99, 0.99]}
+    searches = [{"name": f"l-{m}", "method": m} for m in ("at", "dkd", "crd")]
+    (tmp_path / "l").mkdir()
+    (tmp_path / "l" / league.RECORD).write_text(json.dumps({"version": 1, "searches": searches}))
+    for method, found in (("at", answer()), ("dkd", better)):
+        (tmp_path / f"l-{method}").mkdir()
+        journal = Journal(tmp_path / f"l-{method}")
+        journal.write("answer", **found)
+        journal.close()
+    rows = league.table(tmp_path / "l")[1:]
+    assert [row[0] for row in rows] == ["dkd", "at", "crd"]
+    assert rows[0][2].startswith("99.00") and rows[2][1] == "not finished"
