@@ -109,6 +109,7 @@ def answer(winner: str = "finalist-1") -> dict[str, Any]:
         "epsilon": 0.1,
         "rows": rows,
         "finalists": [],
+        "registered_as": "kdtune-digits-convnet4",
         "teacher": {**teacher, "zero_gradients": 0.0},
     }
 
@@ -141,5 +142,6 @@ def test_league_is_sorted_by_test_accuracy_and_shows_what_is_missing(tmp_path: P
         journal.write("answer", **found)
         journal.close()
     rows = league.table(tmp_path / "l")[1:]
-    assert [row[0] for row in rows] == ["dkd", "at", "crd"]
-    assert rows[0][2].startswith("99.00") and rows[2][1] == "not finished"
+    assert [row[0] for row in rows] == ["dkd", "at", "plain convnet4", "crd"]
+    assert rows[0][2].startswith("99.00") and rows[3][1] == "not finished"
+    assert {len(row) for row in league.table(tmp_path / "l")} == {7}

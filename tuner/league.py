@@ -23,6 +23,8 @@ from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
 
 RECORD = "league.json"
+GAPS = ("test minus plain", "test minus default")
+HEADER = ("method", "val", "test", *GAPS, "PGD margin", "tuned setting")
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
 
 
@@ -117,26 +119,27 @@ def _finish(folder: Path, statuses: list[int]) -> int:
 
 
 def table(folder: Path) -> list[list[str]]:
-    """The league's rows, header first, by tuned test accuracy; searches without an answer at the end."""
+    """The league's rows, header first, by tuned test accuracy; searches without an answer at the end.
+
+    The plain student stands among them, once for each network.
+    """
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     rows: list[tuple[float, list[str]]] = []
+    plain: dict[str, dict[str, Any]] = {}
     for written in record["searches"]:
         path = folder.parent / written["name"]
         answer = story(path).results.get("answer") if (path / FILE).exists() else None
         if answer is None:
-            rows.append((-1.0, [written["method"], "not finished", "", "", "", "", ""]))
-        else:
-            rows.append(_row(written["method"], answer))
-    header = [
-        "method",
-        "val",
-        "test",
-        "test minus plain",
-        "test minus default",
-        "PGD margin",
-        "tuned setting",
-    ]
-    return [header, *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
+            rows.append((-1.0, [written["method"], "not finished", *[""] * (len(HEADER) - 2)]))
+            continue
+        rows.append(_row(written["method"], answer))
+        if "vanilla" in answer["rows"]:
+            plain.setdefault(answer["registered_as"].rpartition("-")[2], answer["rows"]["vanilla"])
+    for student, found in plain.items():
+        val, test, pgd = (interval(found[name]) for name in ("val", "accuracy", "pgd_margin"))
+        cells = [f"plain {student}", val.text(), test.text(), "", "", pgd.text(), ""]
+        rows.append((test.mean, cells))
+    return [list(HEADER), *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
 
 
 def _row(method: str, answer: dict[str, Any]) -> tuple[float, list[str]]:
@@ -149,14 +152,9 @@ def _row(method: str, answer: dict[str, Any]) -> tuple[float, list[str]]:
     ]
     if answer["winner"] == "default":
         gaps[1] = "the same"
-    test = interval(tuned["accuracy"])
-    cells = [
-        interval(tuned["val"]).text(),
-        test.text(),
-        *gaps,
-        interval(tuned["pgd_margin"]).text(),
-    ]
-    return test.mean, [method, *cells, settings_in_words(answer["hyper"])]
+    val, test, pgd = (interval(tuned[name]) for name in ("val", "accuracy", "pgd_margin"))
+    setting = settings_in_words(answer["hyper"])
+    return test.mean, [method, val.text(), test.text(), *gaps, pgd.text(), setting]
 
 
 def _folder(name: str, given: dict[str, Any]) -> Path:
