@@ -96,28 +96,30 @@ def main(arguments: list[str] | None = None) -> int:
 
         print_lists(given["list"] or LISTS)
         return 0
-    resume = given.pop("resume", None)
-    from tuner import league, search
-
     try:
-        if resume:
-            return (
-                league.resume(resume, given)
-                if league.is_one(resume, given)
-                else search.resume(resume, given)
-            )
-        plan_only, overwrite = given.pop("plan", False), given.pop("overwrite", False)
-        if "method" not in given:
-            raise ValueError("--method must be given; --list methods shows them")
-        names = given.pop("method")
-        if len(names) > 1 or names == ["all"]:
-            return league.run(names, given, overwrite=overwrite, plan_only=plan_only)
-        settings = make({**given, "method": names[0]})
-        if plan_only:
-            return search.show_plan(settings)
-        return search.run(settings, overwrite=overwrite)
+        return run(given)
     except ValueError as error:
         fail(str(error))
+    except KeyboardInterrupt:  # before anything had started
+        return 130
+
+
+def run(given: dict[str, Any]) -> int:
+    """Plan, search or go on, as the flags say; the exit status. Raises ValueError for bad input."""
+    from tuner import league, search
+
+    resume = given.pop("resume", None)
+    if resume:
+        known = league.is_one(resume, given)
+        return league.resume(resume, given) if known else search.resume(resume, given)
+    plan_only, overwrite = given.pop("plan", False), given.pop("overwrite", False)
+    if "method" not in given:
+        raise ValueError("--method must be given; --list methods shows them")
+    names = given.pop("method")
+    if len(names) > 1 or names == ["all"]:
+        return league.run(names, given, overwrite=overwrite, plan_only=plan_only)
+    settings = make({**given, "method": names[0]})
+    return search.show_plan(settings) if plan_only else search.run(settings, overwrite=overwrite)
 
 
 if __name__ == "__main__":
