@@ -15,7 +15,7 @@ from rich.text import Text
 from trainables.trainable import Task
 from tuner import figures
 from tuner.journal import Journal, Story
-from tuner.plan import Plan, available_cpus
+from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
 from tuner.statistics import interval, paired
 from tuner.tracking import State
@@ -59,7 +59,7 @@ def plan_table(planned: Plan) -> Group:
         f"({available_cpus()} CPUs here)",
         "time": f"about {times[0]} to {times[1]} on cores like those this was measured on",
         "disk": f"about {2 * (planned.n_trials + n_confirm) * 0.12 + 5:.0f} MB for a student of 16,000 parameters",
-        "tracking": planned.settings.tracking_uri or planned.tracking_uri,
+        "tracking": redacted(planned.tracking_uri),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="cyan")
@@ -261,7 +261,9 @@ def _summary(answer: dict[str, Any]) -> dict[str, float]:
 
 def command(planned: Plan) -> str:
     """The command that repeats this search."""
-    said = planned.settings.model_dump(exclude_defaults=True, exclude={"name"})
+    said = planned.settings.model_dump(exclude_defaults=True, exclude={"name", "experiment"})
+    if "tracking_uri" in said:
+        said["tracking_uri"] = redacted(said["tracking_uri"])
     words = ["python", "tune.py"]
     for name, value in said.items():
         for item in value if isinstance(value, tuple | list) else (value,):
@@ -276,13 +278,13 @@ def ui_command(planned: Plan) -> str:
         return ""
     return (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 "
-        f"--backend-store-uri {shlex.quote(planned.tracking_uri)}"
+        f"--backend-store-uri {shlex.quote(redacted(planned.tracking_uri))}"
     )
 
 
 def where_to_look(planned: Plan, state: State) -> str:
     """The last lines: how to open MLflow, and the page to open."""
     start = ui_command(planned)
-    base = "http://127.0.0.1:5000" if start else (planned.settings.tracking_uri or "").rstrip("/")
+    base = "http://127.0.0.1:5000" if start else redacted(planned.tracking_uri).rstrip("/")
     link = f"{base}/#/experiments/{state.experiment}/runs?workflowType=machine_learning"
     return f"mlflow    {start}\n          {link}" if start else f"mlflow    {link}"
