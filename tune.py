@@ -65,13 +65,13 @@ def make_parser() -> Parser:
                 if field.default in (None, ()) or field.is_required()
                 else f" (default: {field.default})"
             )
+            flag, about = "--" + name.replace("_", "-"), f"{field.description}{default}"
+            if field.annotation is bool:
+                group.add_argument(flag, action="store_true", help=field.description)
+                continue
             repeated: dict[str, Any] = REPEATED.get(name, {})
-            group.add_argument(
-                "--" + name.replace("_", "-"),
-                metavar="NAME=EXPR" if name == "set" else name.upper(),
-                help=f"{field.description}{default}",
-                **repeated,
-            )
+            metavar = "NAME=EXPR" if name == "set" else name.upper()
+            group.add_argument(flag, metavar=metavar, help=about, **repeated)
     other = parser.add_argument_group("instead of searching")
     other.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     other.add_argument(

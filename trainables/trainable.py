@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ from ray import tune
 from safetensors.torch import load_file
 from torch import nn
 
-from trainables import methods, objective
+from trainables import methods, objective, targets
 from trainables import teacher as teachers
 from trainables.contract import Context, Method
-from trainables.data.splits import Facts, open_split, rename_into
+from trainables.data.splits import Facts, Split, open_split, rename_into
+from trainables.data.views import to_float
+from trainables.precision import PLAIN, Precision
 from trainables.recipe import RECIPE_KEYS, Recipe
+from trainables.targets import Recall
 from trainables.teacher import Teacher
+from trainables.teacher_cache import TargetCache
 from trainables.training import Divergence, Teach, Training, validate, with_input_gradient
 
 STATE = "state.pt"
 VERSION = 1
+RESIDENT_BYTES = 4 * 2**30  # of images kept in a GPU's memory
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,12 @@ class Task:
     recipe: Recipe
     use_gpu: bool = False
     prepared: str = ""  # file of what the method prepared once for the search
+    precision: Precision = PLAIN
+    cache_folder: str = ""  # of what the teacher said
+    cache_bytes: int = 0  # its bound; 0 for a live teacher
+    eval_epochs: tuple[
+        int, ...
+    ] = ()  # after which a student is judged, beside its last; empty: all
 
 
 class Workplace:
@@ -47,7 +59,9 @@ class Workplace:
         torch.set_num_threads(1)  # a second thread a trial can cost a factor of 250 under load
         self.task = task
         self.device = torch.device("cuda" if task.use_gpu else "cpu")
-        self.train, self.val = open_split(task.facts, "train"), open_split(task.facts, "val")
+        self.train, self.val = (
+            resident(open_split(task.facts, part), self.device) for part in ("train", "val")
+        )
 
     @cached_property
     def teacher(self) -> nn.Module:
@@ -59,16 +73,20 @@ class Workplace:
         method = methods.load(config["method"])
         hyper = config["hyper"]
         loss_values = {k: v for k, v in hyper.items() if k not in RECIPE_KEYS}
+        recipe = self.task.recipe.changed(hyper)
+        taught = method.target is not None
         return Training(
             method,
             loss_values,
-            self.task.recipe.changed(hyper),
+            recipe,
             config["seed"],
             lambda: teachers.build_for(self.task.student, self.task.facts),
             self.train,
-            self._teach(method) if method.target is not None else None,
+            self._teach(method) if taught else None,
             self._context,
             self.device,
+            self._recall(method, loss_values, recipe),
+            self.task.precision,
         )
 
     @cached_property
@@ -90,8 +108,50 @@ class Workplace:
 
         return teach
 
+    def _recall(self, method: Method, values: Mapping[str, Any], recipe: Recipe) -> Recall | None:
+        """What brings an epoch's targets from the cache, or None where the teacher stays live."""
+        limit = self.task.cache_bytes
+        if not limit or not targets.can_keep(method):
+            return None
+        settings = {**objective.defaults(method), **values}
+        with torch.no_grad():
+            seen = self.teacher(to_float(self.train.images[:2]).to(self.device))
+        n_train = len(self.train.labels)
+        choice = targets.choose(method, settings, recipe, seen, self.prepared, n_train, limit)
+        if not choice.kept:
+            return None
+        return Recall(TargetCache(Path(self.task.cache_folder), limit), choice, self._about)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        """What targets depend on beside method, recipe and seed."""
+        facts = self.task.facts
+        machine = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+        return {
+            "teacher": self.task.teacher.sha256,
+            "data": [facts.sha256["train"], facts.split_hash],
+            "prepared": Path(self.task.prepared).name,
+            "computed": [machine, torch.__version__, "float32", code_hash()],
+        }
+
     def _context(self, student: nn.Module) -> Context:
         return teachers.context_of(student, self.teacher, self.task.facts, self.prepared)
+
+
+def resident(data: Split, device: torch.device) -> Split:
+    """The split with its images where the student is, if they fit there; as it is on a CPU, where they are mapped."""
+    if device.type == "cpu" or math.prod(data.images.shape) > RESIDENT_BYTES:
+        return data
+    return Split(data.images[:].to(device), data.labels.to(device))
+
+
+@cache
+def code_hash() -> str:
+    """Of this package's source: what another version of it has computed is not taken over."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 class Trial(tune.Trainable):
@@ -110,6 +170,7 @@ class Trial(tune.Trainable):
         self.state: dict[str, Any] | None = None
         self.best = 0.0
         self.seconds = 0.0
+        self.val: dict[str, float] = {}  # of the last epoch that was judged
         if new_config.get("restore_from"):
             self.load_checkpoint(new_config["restore_from"])
         return True
@@ -138,7 +199,7 @@ class Trial(tune.Trainable):
     def _epoch(self) -> dict[str, Any]:
         started = time.perf_counter()
         train, divergence = self.run.train_epoch()
-        val = validate(self.run.deployed, self.workplace.val, self.workplace.device)
+        val = self._judged(divergence is not None)
         if divergence is None and not val["loss"] < float("inf"):
             divergence = Divergence(self.run.epoch, "weights")
         self.best = max(self.best, val["accuracy"])
@@ -151,18 +212,40 @@ class Trial(tune.Trainable):
             "val/best_accuracy": self.best,
             "val/loss": val["loss"],
             **train,
+            **self._costs(),
             "seconds": self.seconds,
             "diverged": divergence.term if divergence else "",
             "failed": "",
             "done": divergence is not None or self.run.epoch >= self.run.recipe.epochs,
         }
 
+    def _judged(self, now: bool) -> dict[str, float]:
+        """Accuracy and loss on validation; those of an earlier epoch where this one is not to be judged."""
+        due, epoch = self.workplace.task.eval_epochs, self.run.epoch
+        if now or not due or epoch in due or epoch >= self.run.recipe.epochs or not self.val:
+            place = self.workplace
+            started = time.perf_counter()
+            found = validate(self.run.deployed, place.val, place.device, place.task.precision)
+            self.val = {**found, "epoch": epoch, "seconds": time.perf_counter() - started}
+        return self.val
+
+    def _costs(self) -> dict[str, float]:
+        """What this epoch spent on validation and on the teacher, and whether it found the targets made."""
+        told = {"val/seconds": self.val["seconds"] if self.val["epoch"] == self.run.epoch else 0.0}
+        if self.workplace.task.eval_epochs:
+            told["val/age_epochs"] = self.run.epoch - self.val["epoch"]
+        if self.run.teach is not None:
+            told["teacher/seconds"] = self.run.teacher_seconds
+            told["teacher/found"] = float(self.run.recall is not None and self.run.recall.found)
+            told["teacher/live"] = float(self.run.recall is None)
+        return told
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the state of this trial and its checksum, each whole or not at all; nothing for a failed one."""
         if self.student is None:
             return
         buffer = io.BytesIO()
-        extra = {"version": VERSION, "best": self.best, "seconds": self.seconds}
+        extra = {"version": VERSION, "best": self.best, "seconds": self.seconds, "val": self.val}
         torch.save({**self.run.state(), **extra}, buffer)
         content = buffer.getvalue()
         folder = Path(checkpoint_dir)
@@ -174,6 +257,7 @@ class Trial(tune.Trainable):
         self.state = read_state(Path(checkpoint))
         self.student = None
         self.best, self.seconds = float(self.state["best"]), float(self.state["seconds"])
+        self.val = self.state.get("val", {})
 
 
 def read_state(folder: Path) -> dict[str, Any]:

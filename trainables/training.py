@@ -5,23 +5,70 @@ Every draw comes from (seed, purpose, epoch), so a run restored after epoch k go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from trainables import objective
 from trainables.contract import Batch, Context, Inputs, Method, Outputs
-from trainables.data.feed import Feed
+from trainables.data.feed import Feed, Shown
 from trainables.data.splits import Split
 from trainables.data.views import to_float
 from trainables.methods import arguments
+from trainables.precision import PLAIN, Precision
 from trainables.recipe import Recipe, learning_rate, make_optimizer
 from trainables.seeding import generator, seeded
 
+
+class Recall(Protocol):
+    """Brings the coming epoch's targets to a training, or None; `found` tells whether they had been made before."""
+
+    found: bool
+
+    def __call__(self, training: Training) -> Entry | None:
+        """The targets of the epoch after `training.epoch`."""
+
+
 Teach = Callable[[Tensor, Tensor, Mapping[str, Any]], Any]  # (images, labels, settings) -> target
+
+
+class Form(NamedTuple):
+    """How a target falls apart into tensors, and comes together again; it may hold None."""
+
+    spec: TreeSpec
+    is_tensor: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, target: Any) -> Form:
+        """The form of a target."""
+        leaves, spec = tree_flatten(target)
+        return cls(spec, tuple(isinstance(leaf, Tensor) for leaf in leaves))
+
+    def joined(self, tensors: Iterable[Tensor]) -> Any:
+        """The target that falls apart into these."""
+        rest = iter(tensors)
+        return tree_unflatten(
+            [next(rest) if there else None for there in self.is_tensor], self.spec
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One epoch's targets, known before it begins: a leaf is (steps, ...), or (images, ...) where `by_image`."""
+
+    leaves: tuple[Tensor, ...]
+    form: Form
+    by_image: bool
+
+    def __call__(self, step: int, indices: Tensor) -> Any:
+        """The target of one step, whose images are `indices`."""
+        rows: Any = indices if self.by_image else step
+        return self.form.joined(leaf[rows] for leaf in self.leaves)
 
 
 @dataclass(frozen=True)
@@ -36,7 +83,8 @@ class Training:
     """A student on its way: weights, adapter, optimiser, and the number of epochs behind it.
 
     `teach(images, labels, settings)` gives the teacher's target for a batch of views, or is None for methods without a
-    teacher; `context(student)` is what a method may look at while it builds its adapter.
+    teacher; `recall(training)` gives the coming epoch's targets where they are kept; `context(student)` is what a
+    method may look at while it builds its adapter.
     """
 
     def __init__(
@@ -50,18 +98,15 @@ class Training:
         teach: Teach | None = None,
         context: Callable[[nn.Module], Context] | None = None,
         device: torch.device | str = "cpu",
+        recall: Recall | None = None,
+        precision: Precision = PLAIN,
     ) -> None:
-        self.method, self.recipe, self.seed, self.data, self.teach = (
-            method,
-            recipe,
-            seed,
-            data,
-            teach,
-        )
+        self.method, self.recipe, self.seed, self.data = method, recipe, seed, data
+        self.teach, self.recall, self.precision = teach, recall, precision
         self.device = torch.device(device)
         self.settings = {**objective.defaults(method), **values}
         with seeded(seed, "student"):
-            self.student = build().to(self.device)
+            self.student = precision.arranged(build().to(self.device))
         self.adapter: nn.Module | None = None
         if method.adapter is not None and context is not None:
             with seeded(seed, "adapter"):
@@ -71,6 +116,7 @@ class Training:
         self.inputs: Inputs = method.inputs(**arguments(method.inputs, self.settings))
         self.first_epochs = first_epochs(method, self.settings, recipe.epochs)
         self.epoch = 0
+        self.teacher_seconds = 0.0  # of the last epoch: computing, waiting for or reading targets
         self.optimizer = self._fresh_optimizer()
 
     @property
@@ -84,13 +130,17 @@ class Training:
         """Train the next epoch; the mean of each term by name, and where the loss diverged, if it did."""
         if self.epoch == self.first_epochs and self.epoch > 0:
             self.optimizer = self._fresh_optimizer()
+        started = time.perf_counter()
+        known = self.recall(self) if self.recall else None
+        self.teacher_seconds = time.perf_counter() - started
         self.student.train()
         history: list[Tensor] = []
         kept: list[Tensor] = []
         names: list[str] = []
         with seeded(self.seed, "dropout", self.epoch):
-            for batch, clean in self._batches():
-                terms, used = self._step(batch, clean)
+            for step, (batch, singles) in enumerate(self._batches()):
+                target = known(step, batch.indices) if known else self._live_target(batch, singles)
+                terms, used = self._step(batch, target)
                 names = list(terms)
                 history.append(torch.stack([value.detach() for value in terms.values()]))
                 kept += [used] if used is not None else []
@@ -106,7 +156,7 @@ class Training:
         """The epoch's batches and, where the student sees mixtures, the single images; sets each step's rate."""
         in_first = self.epoch < self.first_epochs
         start, end = (0, self.first_epochs) if in_first else (self.first_epochs, self.recipe.epochs)
-        feed = Feed(self.data, self.inputs, self.recipe, self.seed, self.epoch)
+        feed = self.feed(self.epoch)
         draws = generator(self.seed, "negatives", self.epoch, self.device)
         for step in range(feed.n_steps):
             progress = (self.epoch - start + step / feed.n_steps) / (end - start)
@@ -125,10 +175,28 @@ class Training:
             )
             yield batch, batch.images if shown.singles is None else shown.singles.to(self.device)
 
-    def _step(self, batch: Batch, singles: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Show one batch to teacher and student, and take one step; the terms, and the share of samples used."""
+    def feed(self, epoch: int) -> Feed:
+        """What the steps of an epoch show."""
+        return Feed(self.data, self.inputs, self.recipe, self.seed, epoch)
+
+    def targets(self, shown: Shown) -> Any:
+        """What the teacher says of one step's views."""
+        assert self.teach is not None
+        singles = None if self.inputs.teacher_sees_mix else shown.singles
+        images = shown.images if singles is None else singles
+        return self.teach(images.to(self.device), shown.labels.to(self.device), self.settings)
+
+    def _live_target(self, batch: Batch, singles: Tensor) -> Any:
+        if self.teach is None:
+            return None
+        started = time.perf_counter()
         seen = batch.images if self.inputs.teacher_sees_mix else singles
-        target = self.teach(seen, batch.labels, self.settings) if self.teach else None
+        target = self.teach(seen, batch.labels, self.settings)
+        self.teacher_seconds += time.perf_counter() - started
+        return target
+
+    def _step(self, batch: Batch, target: Any) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Show one batch to the student, and take one step; the terms, and the share of samples used."""
         student = self._student_outputs(batch)
         in_first = self.epoch < self.first_epochs
         part = self.method.first_phase if in_first and self.method.first_phase else self.method
@@ -155,10 +223,10 @@ class Training:
         if "input_gradient" in self.method.needs:
             return with_input_gradient(self.student, batch.images, batch.labels, create_graph=True)
         if self.inputs.mix or len(self.inputs.forwards) == 1:
-            return self.student(batch.images)
+            return self.precision.outputs(self.student, batch.images)
         samples = len(batch.labels) // self.inputs.blocks
         passes = batch.images.split([n * samples for n in self.inputs.forwards])
-        return joined([self.student(images) for images in passes])
+        return joined([self.precision.outputs(self.student, images) for images in passes])
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as tensors and plain values."""
@@ -228,7 +296,11 @@ def first_divergence(values: Tensor, names: list[str], epoch: int) -> Divergence
 
 @torch.inference_mode()
 def validate(
-    model: nn.Module, data: Split, device: torch.device | str = "cpu", batch_size: int = 1000
+    model: nn.Module,
+    data: Split,
+    device: torch.device | str = "cpu",
+    precision: Precision = PLAIN,
+    batch_size: int = 1000,
 ) -> dict[str, float]:
     """`accuracy` and `loss` (CE) over a whole split, in eval mode; NaN logits count as wrong."""
     model.eval()
@@ -236,7 +308,8 @@ def validate(
     for images, some in zip(
         data.images.split(batch_size), data.labels.split(batch_size), strict=True
     ):
-        logits, labels = model(to_float(images).to(device)).logits.float(), some.to(device)
+        logits = precision.outputs(model, to_float(images.to(device))).logits.float()
+        labels = some.to(device)
         finite = torch.isfinite(logits).all(-1)
         right += int(((logits.argmax(-1) == labels) & finite).sum())
         loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))

@@ -24,7 +24,7 @@ from trainables.data.sources import Source
 from trainables.recipe import RECIPE_KEYS, Recipe, check_recipe
 from trainables.seeding import seeded
 from tuner.progress import settings_in_words
-from tuner.settings import Settings
+from tuner.settings import Settings, bytes_of
 
 DATABASES = (
     "postgresql",
@@ -121,6 +121,20 @@ class Plan:
         """Trials at once."""
         fit = max(1, available_cpus() // self.settings.cpus_per_trial)
         return min(self.settings.max_concurrent or fit, fit)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bound of the cache of the teacher's outputs; 0 for none."""
+        return 0 if self.settings.no_cache else bytes_of(self.settings.cache_size)
+
+    @property
+    def eval_epochs(self) -> tuple[int, ...]:
+        """Epochs after which a student is judged, beside its last; empty where that is after each."""
+        every, epochs = self.settings.eval_every, self.recipe.epochs
+        if every == 1:
+            return ()
+        rungs = {self.grace * 2**rung for rung in range(epochs.bit_length())}
+        return tuple(sorted({*range(every, epochs + 1, every), *rungs}))
 
     @property
     def grace(self) -> int:

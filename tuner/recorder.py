@@ -96,7 +96,7 @@ TOLD = ("id", "number", "kind", "role", "method", "seed", "hyper", "epochs", "la
 
 def is_metric(name: str) -> bool:
     """Whether a reported name has a section of ours (Ray's own have none)."""
-    return name.partition("/")[0] in ("train", "val")
+    return name.partition("/")[0] in ("train", "val", "teacher")
 
 
 def reason_of(trial: Trial) -> str:

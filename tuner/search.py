@@ -14,6 +14,8 @@ from typing import Any
 
 from trainables import teacher as teachers
 from trainables.data.splits import Facts, prepare
+from trainables.precision import Precision
+from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
 from tuner import cluster, confirm, plan, report, students
@@ -109,9 +111,13 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                     journal.write("resumed")
                 else:
                     journal_search(planned, facts, journal)
+                probing = _start_probe(planned, facts)
                 teacher = _teach(planned, facts, board)
                 mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
-                task = _task(planned, facts, teacher)
+                precision, milliseconds = cluster.wait(probing)
+                board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
+                journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
+                task = _task(planned, facts, teacher, precision)
                 status = _search_and_confirm(planned, task, journal, board)
         except Interrupted as interrupted:
             board.end()
@@ -186,7 +192,29 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
     )
 
 
-def _task(planned: Plan, facts: Facts, teacher: Teacher) -> Task:
+def _start_probe(planned: Plan, facts: Facts) -> Any:
+    """In which numbers the student is fastest, found out beside the teacher's training."""
+    s = planned.settings
+    forced = {"auto": None, "bfloat16": True, "channels_last": True}
+    return _submit(
+        planned,
+        probed,
+        planned.student,
+        facts,
+        planned.recipe.batch_size,
+        forced.get(s.precision, False),
+        forced.get(s.memory_format, False),
+        planned.out / "cache" / "probes",
+    )
+
+
+def _in_words(milliseconds: dict[str, float]) -> str:
+    if not milliseconds:
+        return ""
+    return " (" + ", ".join(f"{way} {ms:.1f} ms" for way, ms in milliseconds.items()) + " a step)"
+
+
+def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -> Task:
     """What all trials share; what the method does once a search is done here."""
     prepared = ""
     if planned.method.prepare is not None:
@@ -207,17 +235,25 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher) -> Task:
         planned.recipe,
         planned.settings.gpus_per_trial > 0,
         prepared,
+        precision,
+        str(planned.out / "cache" / "targets"),
+        planned.cache_bytes,
+        planned.eval_epochs,
     )
 
 
 def _once(planned: Plan, function: Any, *arguments: Any, meanwhile: Any = lambda: None) -> Any:
     """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources."""
+    return cluster.wait(_submit(planned, function, *arguments), meanwhile)
+
+
+def _submit(planned: Plan, function: Any, *arguments: Any) -> Any:
+    """Start `function(*arguments, device)` on the cluster."""
     settings = planned.settings
     device = "cuda" if settings.gpus_per_trial else "cpu"
-    work = cluster.submit(
+    return cluster.submit(
         function, *arguments, device, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial
     )
-    return cluster.wait(work, meanwhile)
 
 
 def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Board) -> int:

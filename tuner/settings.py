@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([KMGT]?B)", re.IGNORECASE)
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -55,6 +57,13 @@ class Settings(BaseModel):
         "sgd", description="sgd is with Nesterov momentum 0.9"
     )
 
+    eval_every: int = Field(
+        1,
+        ge=1,
+        description="epochs between two looks at validation; the last epoch and those where trials may be stopped "
+        "are always looked at",
+    )
+
     confirm_top: int = Field(3, ge=1, description="finalists retrained before one is chosen")
     confirm_seeds: int = Field(
         5, ge=2, description="seeds each finalist and baseline is retrained with"
@@ -67,6 +76,17 @@ class Settings(BaseModel):
     gpus_per_trial: float = Field(
         0, ge=0, allow_inf_nan=False, description="GPUs of a trial, a fraction to share one"
     )
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of a student's passes; auto takes what a probe finds faster"
+    )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="of a student's weights and maps, likewise"
+    )
+    cache_size: str = Field(
+        "4GB", description="bound of the cache of the teacher's outputs, as 500MB or 20GB"
+    )
+    no_cache: bool = Field(False, description="ask a live teacher in every trial")
 
     out: Path = Field(Path("runs"), description="folder for everything that is written")
     name: str | None = Field(None, description="of the search and its folder (default: made up)")
@@ -84,6 +104,12 @@ class Settings(BaseModel):
             )
         return name
 
+    @field_validator("cache_size")
+    @classmethod
+    def _size_is_in_bytes(cls, size: str) -> str:
+        bytes_of(size)
+        return size
+
     @field_validator("out", "data_root")
     @classmethod
     def _path_can_be(cls, path: Path | None) -> Path | None:
@@ -96,12 +122,23 @@ class Settings(BaseModel):
         return path
 
 
+def bytes_of(size: str) -> int:
+    """`500MB` or `4GB` in bytes; raises ValueError for anything else."""
+    number = SIZE.fullmatch(size.strip())
+    if number is None:
+        raise ValueError("must be a size as 500MB or 4GB")
+    return int(float(number[1]) * UNITS[number[2].upper()])
+
+
 GROUPS = {
     "what to distill": ("method", "dataset", "data_root", "teacher", "student"),
     "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed"),
-    "the recipe": ("batch_size", "lr", "optimizer"),
+    "the recipe": ("batch_size", "lr", "optimizer", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds"),
-    "the machine": ("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
+    "the machine": (
+        *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
+        *("precision", "memory_format", "cache_size", "no_cache"),
+    ),
     "the records": ("out", "name", "tracking_uri"),
 }
 
