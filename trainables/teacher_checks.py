@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,13 @@ PUBLISHED: dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     },
     "cinic10": {"its authors'": ((0.4789, 0.4723, 0.4305), (0.2421, 0.2383, 0.2587))},
 }
+
+
+class Tried(NamedTuple):
+    """What a network did on validation."""
+
+    accuracy: float
+    renamed: float  # with its classes in the order that suits its answers best
 
 
 def normalisations(facts: Facts) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
@@ -71,6 +79,16 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     return float(right.double().mean())
 
 
+def tried_on(logits: Tensor, labels: Tensor) -> Tried:
+    """A network's accuracy, and that of the best one-to-one naming of its answers."""
+    from scipy.optimize import linear_sum_assignment
+
+    n = logits.shape[1]
+    confusion = (labels * n + logits.argmax(-1)).bincount(minlength=n * n).view(n, n)
+    rows, columns = linear_sum_assignment(confusion.numpy(), maximize=True)
+    return Tried(accuracy_of(logits, labels), float(confusion[rows, columns].sum()) / len(labels))
+
+
 def chance_of(labels: Tensor) -> float:
     """Accuracy of always naming the most frequent class."""
     return int(labels.bincount().max()) / len(labels)
@@ -82,12 +100,12 @@ def verify(
     labels: Tensor,
     recorded: float | None,
     tolerance: float,
-    tried: Mapping[str, float],
+    tried: Mapping[str, Tried],
     reason: str = "",
 ) -> float:
     """The accuracy; raises ValueError, with the likely reason, near chance or more than `tolerance` below `recorded`.
 
-    `tried` holds the accuracies under the normalisations that were tried; `reason` is given where it is known.
+    `tried` tells how it did under the normalisations that were tried; `reason` is given where it is known.
     """
     accuracy, chance = accuracy_of(logits, labels), chance_of(labels)
     spread = math.sqrt(chance * (1 - chance) / len(labels))
@@ -97,7 +115,8 @@ def verify(
     expected = max(bar, (recorded or 0.0) - tolerance)
     if accuracy >= expected:
         return accuracy
-    reason = reason or likely_reason(logits, labels, expected, tried)
+    found = tried_on(logits, labels)
+    reason = reason or likely_reason(expected, chance, found, tried)
     must = (
         f"beat chance ({chance:.1%})"
         if accuracy < bar
@@ -106,24 +125,17 @@ def verify(
     raise ValueError(f"the teacher {name} must {must}, got {accuracy:.1%} on validation: {reason}")
 
 
-def likely_reason(
-    logits: Tensor, labels: Tensor, expected: float, tried: Mapping[str, float]
-) -> str:
+def likely_reason(expected: float, chance: float, found: Tried, tried: Mapping[str, Tried]) -> str:
     """Why a teacher is far from `expected`: its normalisation, the order of its classes, or another file.
 
     Classes are in another order where some one-to-one naming of its answers would be right: at least half-way from
-    guessing to all right, or as often as was recorded.
+    guessing to all right, and as often as expected.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    best = max(tried, key=lambda name: tried[name], default="")
-    if best and tried[best] >= max(expected, accuracy_of(logits, labels) + OWN_TOLERANCE):
-        return f"another normalisation would do ({best}: {tried[best]:.1%})"
-    n = logits.shape[1]
-    confusion = (labels * n + logits.argmax(-1)).bincount(minlength=n * n).view(n, n)
-    rows, columns = linear_sum_assignment(confusion.numpy(), maximize=True)
-    renamed = float(confusion[rows, columns].sum()) / len(labels)
-    if renamed >= max(expected, (1 + chance_of(labels)) / 2):
+    best = max(tried, key=lambda name: tried[name].accuracy, default="")
+    if best and tried[best].accuracy >= max(expected, found.accuracy + OWN_TOLERANCE):
+        return f"another normalisation would do ({best}: {tried[best].accuracy:.1%})"
+    renamed = max(one.renamed for one in (found, *tried.values()))
+    if renamed >= max(expected, (1 + chance) / 2):
         return f"its classes are in another order (in the best one it would be {renamed:.1%})"
     words = f"none of {len(tried)} normalisations helps, so " if tried else ""
     return f"{words}it is the wrong file or was trained on other data"

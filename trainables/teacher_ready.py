@@ -43,10 +43,12 @@ from trainables.teacher import (
 from trainables.teacher_checks import (
     FOREIGN_TOLERANCE,
     OWN_TOLERANCE,
+    Tried,
     accuracy_of,
     checked_rows,
     logits_on,
     normalisations,
+    tried_on,
     verify,
 )
 from trainables.teacher_files import Foreign, fit, read
@@ -62,7 +64,7 @@ class Candidate(NamedTuple):
     network: Normalized
     source: str
     normalisation: str
-    tried: dict[str, float]  # normalisation -> accuracy
+    tried: dict[str, Tried]  # by normalisation
     recorded: float | None
     elsewhere: bool
     epochs: int
@@ -169,8 +171,8 @@ def _imported(
     tried = {}
     for name, (mean, std) in options.items():
         _normalise(network, mean, std)
-        tried[name] = accuracy_of(logits_on(network, val, rows, device), val.labels[rows])
-    best = max(tried, key=lambda name: tried[name])  # the first of equals
+        tried[name] = tried_on(logits_on(network, val, rows, device), val.labels[rows])
+    best = max(tried, key=lambda name: tried[name].accuracy)  # the first of equals
     _normalise(network, *options[best])
     words = best if own else f"{best}, best of {len(tried)} tried on validation"
     elsewhere = foreign.split_hash != facts.split_hash

@@ -298,12 +298,12 @@ class Delivery:
         self,
         model: Any,
         shape: dict[str, Any],
-        registered_as: str,
+        registered_as: str | None,
         name: str,
         files: list[Path],
         networks: list[str],
     ) -> Any:
-        """Log a network that gives logits, with `files` beside it, in the search's run, and register it."""
+        """Log a network that gives logits, with `files` beside it, in the search's run; register it where named."""
         import mlflow.pytorch
         import numpy as np
         import torch
@@ -340,7 +340,7 @@ class Delivery:
         links = ", ".join(f"models:/{version.name}/{version.version}" for version in versions)
         self.client.set_tag(run_id, "kd.teacher", links)
         self.client.set_tag(run_id, "kd.teacher_sha256", event["sha256"])
-        models = [LoggedModelInput(v.model_id) for v in versions if v.model_id]
+        models = [LoggedModelInput(version.source.removeprefix("models:/")) for version in versions]
         self.client.log_inputs(run_id, models=models)
 
     def _teacher_version(self, folder: Path, sha256: str, name: str) -> Any:
@@ -353,16 +353,16 @@ class Delivery:
         with (folder / "registry.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             query = f"name = '{name}' and tags.`kd.sha256` = '{sha256}'"
-            for version in self.client.search_model_versions(query):
-                return version
+            known = self.client.search_model_versions(query)
+            if known:
+                return known[0]
             network, record = load_alone(folder)
-            files = [folder / WEIGHTS, folder / RECORD]
             model = LogitsOnly(network).eval()
-            logged = self._log_network(model, record, name, "teacher", files, [record["model"]])
-            number = str(logged.registered_model_version)
-            for key in ("accuracy", "temperature", "source", "split_hash", "sha256"):
-                self.client.set_model_version_tag(name, number, f"kd.{key}", str(record[key]))
-            return self.client.get_model_version(name, number)
+            files = [folder / WEIGHTS, folder / RECORD]
+            logged = self._log_network(model, record, None, "teacher", files, [record["model"]])
+            told = ("accuracy", "temperature", "source", "split_hash", "sha256")
+            tags = {f"kd.{key}": str(record[key]) for key in told}
+            return self.mlflow.register_model(logged.model_uri, name, tags=tags)
 
     def _crown(self, name: str, version: str, accuracy: float, split_hash: str) -> None:
         """Give the alias `champion` to this version, unless another search's is better on the same validation split."""
@@ -394,9 +394,9 @@ def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
 
     Nothing of them is loaded. Raises ValueError where the registry does not have or give them.
     """
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
+    quiet = {"DISABLE_TELEMETRY": "true", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    for name, value in {**quiet, "HTTP_REQUEST_MAX_RETRIES": "1"}.items():
+        os.environ.setdefault(f"MLFLOW_{name}", value)
     import mlflow
     from mlflow.exceptions import MlflowException
 

@@ -6,6 +6,7 @@ Which there are is known without a network; the weights come through the library
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 RGB = 3
@@ -40,7 +41,12 @@ def fetch(name: str, n_classes: int, channels: int) -> Pretrained:
         if source == "torchvision":
             return _from_torchvision(rest)
         return _from_timm(rest, n_classes, channels)
-    except (OSError, RuntimeError, ValueError) as error:  # no network, a damaged file
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        UnpicklingError,
+    ) as error:  # no network, a damaged file
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{name}'s weights must be in the library's cache or downloadable, got: {reason}"
