@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.test_training import made_up, same
@@ -255,6 +256,19 @@ def test_our_own_weights_bring_their_record(trained: Teacher, facts: Facts, tmp_
         trained.accuracy,
         False,
     )
+
+
+def test_a_champions_file_brings_its_normalisation(
+    trained: Teacher, facts: Facts, tmp_path: Path
+) -> None:
+    """Its names begin with student.; with a method's adapter beside them it is no network of ours."""
+    state = {f"student.{k}": x for k, x in bare(trained, facts).state_dict().items()}
+    save_file(state, tmp_path / "champion.safetensors")
+    made = imported(tmp_path / "champion.safetensors", facts, tmp_path)
+    assert (made.normalisation, made.accuracy) == ("its own", trained.accuracy)
+    save_file({**state, "adapter.head": torch.zeros(1)}, tmp_path / "simkd.safetensors")
+    with pytest.raises(ValueError, match="got a student with its method's adapter"):
+        imported(tmp_path / "simkd.safetensors", facts, tmp_path)
 
 
 class Basic(nn.Module):

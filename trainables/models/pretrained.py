@@ -82,7 +82,9 @@ def _timm(name: str) -> dict[str, Any]:
         import timm
     except ImportError:
         return {}
-    if name.startswith(("hf_hub:", "hf-hub:")):
+    from trainables.models.outside import HUB
+
+    if name.startswith(HUB):
         try:
             config, _, _ = timm.models.load_model_config_from_hf(name.partition(":")[2])
         except (OSError, RuntimeError, ValueError) as error:
