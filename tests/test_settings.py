@@ -384,6 +384,12 @@ def test_settings_go_to_json_and_back() -> None:
     )
 
 
+def test_settings_of_one_teacher_are_read() -> None:
+    """As earlier versions wrote them: a name, or nothing."""
+    assert Settings(method="kd", teacher="convnet8").teacher == ("convnet8",)  # type: ignore[arg-type]
+    assert Settings(method="kd", teacher=None).teacher == ()  # type: ignore[arg-type]
+
+
 def test_settings_are_immutable_and_closed() -> None:
     said = make({"method": "kd"})
     with pytest.raises(ValidationError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +28,6 @@ from trainables.models.pretrained import fetch
 from trainables.recipe import Recipe
 from trainables.teacher import (
     AND,
-    PLAIN,
     RECORD,
     VERSION,
     WEIGHTS,
@@ -43,6 +42,7 @@ from trainables.teacher import (
 from trainables.teacher_checks import (
     FOREIGN_TOLERANCE,
     OWN_TOLERANCE,
+    Normalisation,
     Tried,
     accuracy_of,
     checked_rows,
@@ -56,6 +56,8 @@ from trainables.teacher_training import train
 from trainables.teacher_wanted import Wanted
 
 LOCK = "teacher.lock"
+FACTS = ("dataset", "split_hash", "n_classes", "channels", "size")  # that a record holds
+MADE = ("source", "normalisation", "recorded", "elsewhere", "epochs")  # of a candidate
 
 
 class Candidate(NamedTuple):
@@ -154,7 +156,6 @@ def _imported(
     wanted: Wanted, facts: Facts, val: Split, trust_pickle: bool, device: str
 ) -> Candidate:
     """A network with weights from elsewhere, under the normalisation that it brings or that suits it best."""
-    network = build_for(wanted.model, facts)
     if wanted.weights:
         published = fetch(wanted.model, facts.n_classes, facts.channels)
         foreign = Foreign(dict(published.state), published.accuracy, published.mean, published.std)
@@ -163,20 +164,28 @@ def _imported(
         foreign = read(Path(wanted.file), trust_pickle)
         source = wanted.uri or Path(wanted.file).name
         origin = {"file": wanted.file, "file_sha256": file_sha256(Path(wanted.file))}
+    network = build_for(wanted.model, facts)
     fit(network.body, foreign.state, wanted.model)
     network.to(device)
     own = {"its own": (foreign.mean, foreign.std)} if foreign.mean and foreign.std else {}
-    options = own or normalisations(facts)
+    best, tried = _normalised(network, own or normalisations(facts), val, device)
+    words = best if own else f"{best}, best of {len(tried)} tried on validation"
+    elsewhere = foreign.split_hash != facts.split_hash
+    return Candidate(network, source, words, tried, foreign.accuracy, elsewhere, 0, origin)
+
+
+def _normalised(
+    network: Normalized, options: Mapping[str, Normalisation], val: Split, device: str
+) -> tuple[str, dict[str, Tried]]:
+    """Give the network the normalisation of highest accuracy on some validation images; ties go to the first."""
     rows = checked_rows(len(val.labels))
     tried = {}
     for name, (mean, std) in options.items():
         _normalise(network, mean, std)
         tried[name] = tried_on(logits_on(network, val, rows, device), val.labels[rows])
-    best = max(tried, key=lambda name: tried[name].accuracy)  # the first of equals
+    best = max(tried, key=lambda name: tried[name].accuracy)
     _normalise(network, *options[best])
-    words = best if own else f"{best}, best of {len(tried)} tried on validation"
-    elsewhere = foreign.split_hash != facts.split_hash
-    return Candidate(network, source, words, tried, foreign.accuracy, elsewhere, 0, origin)
+    return best, tried
 
 
 def _normalise(network: Normalized, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -196,32 +205,19 @@ def _kept(
     rows = checked_rows(len(val.labels))
     state = {k: x.detach().contiguous().cpu() for k, x in made.network.state_dict().items()}
     content = save_tensors(state)
+    about = {name: getattr(facts, name) for name in FACTS}
+    about |= {"version": VERSION, "checked_accuracy": accuracy_of(logits[rows], val.labels[rows])}
     known = {
         "model": model,
         "accuracy": accuracy,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "epochs": made.epochs,
         "mean": made.network.mean.flatten().tolist(),
         "std": made.network.std.flatten().tolist(),
-        "source": made.source,
-        "normalisation": made.normalisation,
-        "recorded": made.recorded,
-        "elsewhere": made.elsewhere,
+        **{name: getattr(made, name) for name in MADE},
         **_calibrated(logits, val.labels),
     }
-    assert known.keys() == set(PLAIN)
-    about = {
-        "version": VERSION,
-        "dataset": facts.dataset,
-        "split_hash": facts.split_hash,
-        "n_classes": facts.n_classes,
-        "channels": facts.channels,
-        "size": facts.size,
-        "checked_accuracy": accuracy_of(logits[rows], val.labels[rows]),
-        **made.origin,
-    }
     rename_into(folder / WEIGHTS, content)
-    rename_into(folder / RECORD, json.dumps({**about, **known}, indent=1).encode())
+    rename_into(folder / RECORD, json.dumps({**about, **made.origin, **known}, indent=1).encode())
     return from_record(folder, known)
 
 

@@ -33,6 +33,8 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"} 
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
 PATIENCE = 60.0  # seconds that the end of a search waits for a server that does not answer
 POLL = 0.5  # seconds
+# What torch.export raises for a network that it cannot follow, and a folder that is gone; a server's are others.
+EXPORT_ERRORS = (RuntimeError, TypeError, AttributeError, FileNotFoundError)
 MAX_METRICS = 1000  # of one log_batch
 
 
@@ -331,12 +333,16 @@ class Delivery:
         """Register the teacher, or each of an ensemble, unless it is known, and name it in the search's run."""
         from mlflow.entities import LoggedModelInput
 
-        members = zip(event["members"] or [event], event["registered_as"], strict=True)
-        versions = [
-            self._teacher_version(Path(member["folder"]), member["sha256"], name)
-            for member, name in members
-        ]
         run_id = self.state.runs[""]
+        members = zip(event["members"] or [event], event["registered_as"], strict=True)
+        try:
+            versions = [
+                self._teacher_version(Path(member["folder"]), member["sha256"], name)
+                for member, name in members
+            ]
+        except EXPORT_ERRORS as error:  # the rest of the journal must not wait for it
+            self.client.set_tag(run_id, "kd.teacher", f"not registered: {error}"[:5000])
+            return
         links = ", ".join(f"models:/{version.name}/{version.version}" for version in versions)
         self.client.set_tag(run_id, "kd.teacher", links)
         self.client.set_tag(run_id, "kd.teacher_sha256", event["sha256"])
