@@ -384,6 +384,15 @@ def test_settings_go_to_json_and_back() -> None:
     )
 
 
+def test_a_registered_teacher_needs_a_registry(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no store yet, and asking for one makes none."""
+    told = refused((*KD, "--teacher", "mlflow:models:/mine@best", "--out", str(out)), capsys)
+    assert told.startswith("--teacher must be in MLflow's registry, got models:/mine@best: no ")
+    assert not out.exists()
+
+
 def test_settings_of_one_teacher_are_read() -> None:
     """As earlier versions wrote them: a name, or nothing."""
     assert Settings(method="kd", teacher="convnet8").teacher == ("convnet8",)  # type: ignore[arg-type]

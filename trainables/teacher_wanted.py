@@ -7,7 +7,7 @@
     mlflow:models:/NAME@ALIAS      a model in MLflow's registry, or models:/NAME/VERSION
     resnet56:mlflow:models:/...    the same where kdtune did not register it
 
-Read without torch.
+Importing this needs no torch; a name of torchvision or timm is looked up there.
 """
 
 from __future__ import annotations

@@ -316,18 +316,19 @@ class Delivery:
         example = np.random.default_rng(0).random(size, dtype=np.float32)
         with torch.no_grad():
             answer = model(torch.from_numpy(example)).numpy()
-        with self.mlflow.start_run(run_id=self.state.runs[""]):
-            logged = mlflow.pytorch.log_model(
-                model,
-                name=name,
-                input_example=example,
-                signature=infer_signature(example, answer),
-                pip_requirements=requirements(networks),
-                extra_files=[str(path) for path in files],
-                registered_model_name=registered_as,
-            )
-        self.client.update_run(self.state.runs[""], status="RUNNING")
-        return logged
+        try:
+            with self.mlflow.start_run(run_id=self.state.runs[""]):
+                return mlflow.pytorch.log_model(
+                    model,
+                    name=name,
+                    input_example=example,
+                    signature=infer_signature(example, answer),
+                    pip_requirements=requirements(networks),
+                    extra_files=[str(path) for path in files],
+                    registered_model_name=registered_as,
+                )
+        finally:  # the search itself goes on
+            self.client.update_run(self.state.runs[""], status="RUNNING")
 
     def _link_teacher(self, event: Event) -> None:
         """Register the teacher, or each of an ensemble, unless it is known, and name it in the search's run."""
@@ -400,6 +401,9 @@ def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
 
     Nothing of them is loaded. Raises ValueError where the registry does not have or give them.
     """
+    database = tracking_uri.removeprefix("sqlite:///")
+    if database != tracking_uri and not Path(database).exists():
+        raise ValueError(f"--teacher must be in MLflow's registry, got {uri}: no {database} yet")
     quiet = {"DISABLE_TELEMETRY": "true", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     for name, value in {**quiet, "HTTP_REQUEST_MAX_RETRIES": "1"}.items():
         os.environ.setdefault(f"MLFLOW_{name}", value)
