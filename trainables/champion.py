@@ -21,7 +21,7 @@ from trainables import methods, objective
 from trainables.data.splits import Facts, rename_into
 from trainables.models.normalized import LogitsOnly
 from trainables.seeding import seeded
-from trainables.teacher import build_for
+from trainables.teacher import build_for, untrained
 
 VERSION = 1
 WEIGHTS = "champion.safetensors"
@@ -42,7 +42,7 @@ def rebuild(
             return student.eval()
         images = torch.rand(2, facts.channels, facts.size, facts.size)
         labels = torch.arange(facts.n_classes)
-        teacher = build_for(about["teacher"], facts)  # for its shapes; its weights play no part
+        teacher = untrained(about["teacher"], facts)  # for its shapes; its weights play no part
         context = objective.look(student, teacher, images, labels, facts.n_classes)
         values = {**objective.defaults(method), **about["hyper"]}
         adapter = objective.build_adapter(method, context, values)

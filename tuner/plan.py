@@ -17,12 +17,14 @@ import torch
 
 import search_spaces
 from search_spaces import Domain, Space, Value, nearest, searched
-from trainables import methods, models, objective
+from trainables import methods, models, objective, teacher_wanted
 from trainables.contract import Method
 from trainables.data import sources
 from trainables.data.sources import Source
+from trainables.models.ensemble import Ensemble
 from trainables.recipe import RECIPE_KEYS, Recipe, check_recipe
 from trainables.seeding import seeded
+from trainables.teacher_wanted import Wanted
 from tuner.progress import settings_in_words
 from tuner.settings import Settings, bytes_of
 
@@ -42,7 +44,7 @@ class Plan:
     settings: Settings
     source: Source
     method: Method
-    teacher: str
+    teachers: tuple[Wanted, ...]  # several are averaged
     student: str
     recipe: Recipe
     space: Space  # searched domains and fixed values
@@ -52,6 +54,16 @@ class Plan:
     def out(self) -> Path:
         """The output folder, absolute."""
         return self.settings.out.expanduser().resolve()
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's network, or those of an ensemble, in words."""
+        return " + ".join(wanted.model or wanted.uri for wanted in self.teachers)
+
+    @property
+    def teacher_epochs(self) -> int:
+        """Of a teacher that has to be trained."""
+        return self.settings.teacher_epochs or self.source.teacher_epochs
 
     @property
     def folder(self) -> Path:
@@ -166,14 +178,14 @@ def make(settings: Settings) -> Plan:
         settings=settings,
         source=source,
         method=method,
-        teacher=settings.teacher or source.teacher,
+        teachers=_teachers(settings, source),
         student=settings.student or _default_student(source, method),
         recipe=recipe,
         space=_space(settings, method),
         name=settings.name or _made_up_name(settings),
     )
     _check_search(plan)
-    _check_models(plan)
+    check_models(plan)
     return plan
 
 
@@ -182,6 +194,18 @@ def check_outside(plan: Plan) -> None:
     _check_machine(plan.settings)
     _check_writable(plan.out)
     _check_tracking(plan)
+
+
+def _teachers(settings: Settings, source: Source) -> tuple[Wanted, ...]:
+    asked = settings.teacher or (source.teacher,)
+    wanted = tuple(teacher_wanted.parse(text, source.n_classes) for text in asked)
+    texts = [one.text for one in wanted]
+    twice = [text for text in texts if texts.count(text) > 1]
+    if twice:
+        raise ValueError(
+            f"an ensemble's teachers must differ, got {twice[0]} twice; NAME#2 trains one with another seed"
+        )
+    return wanted
 
 
 def _default_student(source: Source, method: Method) -> str:
@@ -251,15 +275,21 @@ def _check_search(plan: Plan) -> None:
             )
 
 
-def _check_models(plan: Plan) -> None:
-    """Build both networks, untrained, and let the method look at their shapes."""
+def check_models(plan: Plan) -> None:
+    """Build both networks, untrained, and let the method look at their shapes.
+
+    Nothing is checked yet where only the registry knows a teacher's network.
+    """
+    if not all(wanted.model for wanted in plan.teachers):
+        return
     source, grey = plan.source, (0.5,) * plan.source.channels
     shape = {"n_classes": source.n_classes, "channels": source.channels, "size": source.size}
     with seeded(0, "check"):
-        student, teacher = (
+        student, *members = (
             models.build(name, **shape, mean=grey, std=grey)
-            for name in (plan.student, plan.teacher)
+            for name in (plan.student, *(wanted.model for wanted in plan.teachers))
         )
+        teacher = Ensemble(members) if len(members) > 1 else members[0]
         images = torch.rand(4, source.channels, source.size, source.size)
         labels = torch.arange(source.n_classes)
         context = objective.look(student, teacher, images, labels, source.n_classes)

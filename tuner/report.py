@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.trainable import Task
-from tuner import figures
+from tuner import figures, teacher_report
 from tuner.journal import Journal, Story
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
@@ -50,6 +50,10 @@ def plan_table(planned: Plan) -> Group:
     rows = {
         "search": f"{planned.name}, in {planned.folder}",
         "question": question(planned),
+        "teacher": "\n".join(
+            f"{one.model or 'a network'} {one.origin(planned.teacher_epochs)}"
+            for one in planned.teachers
+        ),
         "space": "\n".join(f"{name}: {domain}" for name, domain in planned.space.items()),
         "first trial": settings_in_words(planned.published) + " (the published setting)",
         "trials": f"{planned.n_trials} by {s.search}, {_early(planned)}",
@@ -212,6 +216,8 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "sentences": sentences(planned, answer),
         "comparison": comparison(answer),
         "finalists": finalist_rows(answer),
+        "teacher": teacher_report.rows(answer["teacher"]),
+        "teacher_words": teacher_report.sentences(planned, answer),
         "outcomes": outcomes(told),
         "epochs": sum(len(s.history) for s in told.students.values()),
         "answer": answer,
@@ -234,7 +240,9 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
     for picture in pictures:
         journal.write("file", id="", path=str(picture.path), folder="figures")
     journal.write("summary", id="", metrics=_summary(answer))
-    journal.write("file", id="", path=answer["champion"]["weights"], folder="champion")
+    weights = Path(answer["champion"]["weights"])
+    for path in (weights, weights.with_suffix(".json")):
+        journal.write("file", id="", path=str(path), folder="champion")
     journal.write(
         "model",
         folder=str(planned.folder),
@@ -267,7 +275,7 @@ def command(planned: Plan) -> str:
     words = ["python", "tune.py"]
     for name, value in said.items():
         for item in value if isinstance(value, tuple | list) else (value,):
-            words += ["--" + name.replace("_", "-"), str(item)]
+            words += ["--" + name.replace("_", "-"), *([] if item is True else [str(item)])]
     return shlex.join(words)
 
 

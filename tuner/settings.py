@@ -26,8 +26,18 @@ class Settings(BaseModel):
     data_root: Path | None = Field(
         None, description="folder of images already on disk (default: OUT/data)"
     )
-    teacher: str | None = Field(None, description="the teacher's network (default: the dataset's)")
+    teacher: tuple[str, ...] = Field(
+        (),
+        description="a network to train, NAME:FILE, mlflow:models:/NAME@ALIAS; several are averaged "
+        "(default: the dataset's)",
+    )
     student: str | None = Field(None, description="the student's network (default: the dataset's)")
+    teacher_epochs: int | None = Field(
+        None, ge=1, description="of a teacher that has to be trained (default: the dataset's)"
+    )
+    trust_pickle: bool = Field(
+        False, description="load teachers' files that hold pickled code, which runs: only your own"
+    )
 
     trials: int = Field(32, ge=1, description="configurations to try")
     epochs: int | None = Field(
@@ -95,6 +105,11 @@ class Settings(BaseModel):
     )
     tracking_uri: str | None = Field(None, description="MLflow's (default: OUT/mlflow.db)")
 
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_teacher_is_a_list_of_one(cls, teacher: Any) -> Any:
+        return (teacher,) if isinstance(teacher, str) else teacher or ()
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str | None) -> str | None:
@@ -131,7 +146,10 @@ def bytes_of(size: str) -> int:
 
 
 GROUPS = {
-    "what to distill": ("method", "dataset", "data_root", "teacher", "student"),
+    "what to distill": (
+        *("method", "dataset", "data_root", "teacher", "student"),
+        *("teacher_epochs", "trust_pickle"),
+    ),
     "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed"),
     "the recipe": ("batch_size", "lr", "optimizer", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds"),

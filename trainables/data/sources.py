@@ -33,6 +33,7 @@ class Source:
     student: str
     equal_student: str  # likewise, for methods that need the teacher's channels
     epochs: int
+    teacher_epochs: int
     val_fraction: float
     augment: str
     epsilon: (
@@ -62,6 +63,7 @@ SOURCES = {
         student="convnet4",
         equal_student="convnet16",
         epochs=20,
+        teacher_epochs=20,
         val_fraction=0.5,
         augment="none",
         epsilon=0.15,
@@ -75,6 +77,7 @@ SOURCES = {
         student="lenet5_half",
         equal_student="lenet5",
         epochs=20,
+        teacher_epochs=20,
         val_fraction=0.1,
         augment="none",
         epsilon=0.1,
@@ -89,6 +92,7 @@ SOURCES = {
         student="lenet5_half",
         equal_student="lenet5",
         epochs=20,
+        teacher_epochs=20,
         val_fraction=0.1,
         augment="none",
         epsilon=0.1,
