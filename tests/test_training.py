@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_flatten
 from trainables import objective
 from trainables import teacher as teachers
 from trainables.contract import Method, Outputs, Phase
-from trainables.data import splits
-from trainables.data.sources import Decoded
+from trainables.data import shelf
+from trainables.data.decoding import Decoded
 from trainables.data.splits import Split, open_split, prepare
 from trainables.methods import load, names
 from trainables.recipe import Recipe, learning_rate, make_optimizer
@@ -60,7 +60,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """The made-up images in digits' place and an untrained teacher of the default pair."""
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "decode", lambda name, root: made_up())
+        patch.setattr(shelf, "decode", lambda *_: made_up())
         facts = prepare("digits", folder, folder / "cache")
     with seeded(0, "test teacher"):
         model = teachers.build_for("convnet16res", facts)

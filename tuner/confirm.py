@@ -157,7 +157,7 @@ def judge(planned: Plan, task: Task, board: Board, journal: Journal) -> dict[str
             **_judge_network(planned, teachers.load(task.teacher, task.facts), test),
         },
         "champion": champion,
-        "registered_as": f"kdtune-{planned.settings.dataset}-{planned.student}",
+        "registered_as": f"kdtune-{planned.source.name}-{planned.student}",
     }
     board.take(journal.write("answer", sync=True, **answer))
     return told.results["answer"]

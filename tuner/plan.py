@@ -66,7 +66,7 @@ class Plan:
     @property
     def data_root(self) -> Path:
         """Where images lie."""
-        return (self.settings.data_root or self.out / "data").expanduser().resolve()
+        return _data_root(self.settings)
 
     @property
     def tracking_uri(self) -> str:
@@ -140,13 +140,13 @@ def available_cpus() -> int:
 def make(settings: Settings) -> Plan:
     """Look up and check everything that needs no data; raises ValueError with what must hold and what came."""
     method = methods.load(settings.method)
-    source = sources.source(settings.dataset)
+    source = sources.source(settings.dataset, _data_root(settings), settings.image_size)
     recipe = Recipe(
         epochs=settings.epochs or source.epochs,
         batch_size=settings.batch_size,
         optimizer=settings.optimizer,
         lr=settings.lr or LEARNING_RATES[settings.optimizer],
-        augment=source.augment,
+        augment=settings.augment or source.augment,
     )
     plan = Plan(
         settings=settings,
@@ -156,7 +156,7 @@ def make(settings: Settings) -> Plan:
         student=settings.student or _default_student(source, method),
         recipe=recipe,
         space=_space(settings, method),
-        name=settings.name or _made_up_name(settings),
+        name=settings.name or _made_up_name(settings, source),
     )
     _check_search(plan)
     _check_models(plan)
@@ -168,6 +168,10 @@ def check_outside(plan: Plan) -> None:
     _check_machine(plan.settings)
     _check_writable(plan.out)
     _check_tracking(plan)
+
+
+def _data_root(settings: Settings) -> Path:
+    return (settings.data_root or settings.out / "data").expanduser().resolve()
 
 
 def _default_student(source: Source, method: Method) -> str:
@@ -267,8 +271,8 @@ def _corners(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _made_up_name(settings: Settings) -> str:
-    base = f"{settings.method}-{settings.dataset}"
+def _made_up_name(settings: Settings, source: Source) -> str:
+    base = f"{settings.method}-{source.name}"
     taken = settings.out.expanduser()
     return next(name for n in itertools.count(1) if not (taken / (name := f"{base}-{n}")).exists())
 

@@ -12,6 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from trainables.data import sources
+from trainables.data.splits import Facts
 from trainables.trainable import Task
 from tuner import figures
 from tuner.journal import Journal, Story
@@ -50,6 +52,7 @@ def plan_table(planned: Plan) -> Group:
     rows = {
         "search": f"{planned.name}, in {planned.folder}",
         "question": question(planned),
+        "data": data_plan(planned),
         "space": "\n".join(f"{name}: {domain}" for name, domain in planned.space.items()),
         "first trial": settings_in_words(planned.published) + " (the published setting)",
         "trials": f"{planned.n_trials} by {s.search}, {_early(planned)}",
@@ -67,6 +70,35 @@ def plan_table(planned: Plan) -> Group:
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return Group(Text("What would run (nothing has been started or written)", style="bold"), table)
+
+
+def data_plan(planned: Plan) -> str:
+    """Which images, how they are divided and shown, and where they come from; nothing is read."""
+    s, source = planned.settings, planned.source
+    share = source.val_fraction if s.val_fraction is None else s.val_fraction
+    lines = [
+        source.summary,
+        "validation as published"
+        if share is None
+        else f"validation: {share:g} of the training images",
+        *([f"subset of {s.subset} images for training and validation"] if s.subset else []),
+        f"views: {planned.recipe.augment}",
+        sources.download(s.dataset, planned.data_root) or f"kept in {planned.data_root / 'kdtune'}",
+    ]
+    return "\n".join(lines)
+
+
+def data_in_words(facts: Facts) -> str:
+    """Counts, the split's hash, and images that are there more than once, where there are any."""
+    counts = f"{facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images"
+    said = f"{counts}, split {facts.split_hash[:8]}"
+    twins = facts.duplicates
+    if not twins.get("groups"):
+        return said
+    return (
+        f"{said}; {twins['groups']} groups of identical images in the whole set: {twins['train_and_test']} across "
+        f"training and test, {twins['within_train']} within training, {twins['different_labels']} with different labels"
+    )
 
 
 def _early(planned: Plan) -> str:

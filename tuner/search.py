@@ -7,12 +7,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainables import teacher as teachers
+from trainables.data import sources
 from trainables.data.splits import Facts, prepare
 from trainables.teacher import Teacher
 from trainables.trainable import Task
@@ -42,6 +43,7 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
             shutil.rmtree(planned.folder)
     planned.folder.mkdir(parents=True)
     places = {"name": planned.name, "out": planned.out, "data_root": planned.data_root}
+    places["dataset"] = sources.absolute(settings.dataset)
     written = settings.model_copy(update=places).model_dump_json(indent=1)
     (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
     return _carry_out(planned, facts, board)
@@ -90,10 +92,20 @@ def _open(planned: Plan) -> tuple[Board, Facts]:
     board, s = Board(), planned.settings
     pair = f"{planned.teacher} -> {planned.student}"
     board.say(f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {pair}")
-    with board.waiting("reading images"):
-        facts = prepare(s.dataset, planned.data_root, planned.out / "cache" / "data")
-    counts = f"{facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images"
-    board.say(f"data: {counts}, split {facts.split_hash[:8]}")
+    coming = sources.download(s.dataset, planned.data_root)
+    if coming:  # torchvision shows its own progress
+        board.say(f"data: {coming}")
+    with nullcontext() if coming else board.waiting("reading images"):
+        facts = prepare(
+            s.dataset,
+            planned.data_root,
+            planned.out / "cache" / "data",
+            val_fraction=s.val_fraction,
+            subset=s.subset,
+            image_size=s.image_size,
+            say=lambda text: board.say(f"data: {text}"),
+        )
+    board.say(f"data: {report.data_in_words(facts)}")
     return board, facts
 
 

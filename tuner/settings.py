@@ -20,9 +20,29 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = Field(description="the distillation method; several or `all` for a league")
-    dataset: str = Field("digits", description="the images")
+    dataset: str = Field(
+        "digits",
+        description="the images: a name of --list datasets, folder:PATH or package.module:factory",
+    )
     data_root: Path | None = Field(
         None, description="folder of images already on disk (default: OUT/data)"
+    )
+    subset: int | None = Field(
+        None,
+        ge=2,
+        description="take so many images for training and validation together, as many of each class (default: all)",
+    )
+    val_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training images kept for validation (default: the dataset's)",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=4,
+        le=1024,
+        description="height and width that images of a folder or factory are resized to (default: by the first)",
     )
     teacher: str | None = Field(None, description="the teacher's network (default: the dataset's)")
     student: str | None = Field(None, description="the student's network (default: the dataset's)")
@@ -53,6 +73,10 @@ class Settings(BaseModel):
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="sgd is with Nesterov momentum 0.9"
+    )
+
+    augment: Literal["none", "crop_flip", "crop_flip_rotate", "randaugment"] | None = Field(
+        None, description="random views of the training images (default: the dataset's)"
     )
 
     confirm_top: int = Field(3, ge=1, description="finalists retrained before one is chosen")
@@ -97,9 +121,18 @@ class Settings(BaseModel):
 
 
 GROUPS = {
-    "what to distill": ("method", "dataset", "data_root", "teacher", "student"),
+    "what to distill": (
+        "method",
+        "dataset",
+        "data_root",
+        "subset",
+        "val_fraction",
+        "image_size",
+        "teacher",
+        "student",
+    ),
     "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed"),
-    "the recipe": ("batch_size", "lr", "optimizer"),
+    "the recipe": ("batch_size", "lr", "optimizer", "augment"),
     "the confirmation": ("confirm_top", "confirm_seeds"),
     "the machine": ("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
     "the records": ("out", "name", "tracking_uri"),
