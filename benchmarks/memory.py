@@ -100,11 +100,10 @@ def section(
         ["copies of the images in memory", f"{known['pss'] / size:.2f}"],
         ["private pages of the mapping", f"{known['private'] / MB:.1f}"],
     ]
+    made_up = " --made-up" if given.made_up else ""
     kind = "random images of its size" if given.made_up else "the published images"
     shape = f"{facts.n_train + facts.n_val} of {facts.channels}x{facts.size}x{facts.size}"
-    intro = (
-        f"`python -m benchmarks.memory --dataset {given.dataset} --processes {n}`, {kind}, {shape}:"
-    )
+    intro = f"`python -m benchmarks.memory --dataset {given.dataset} --processes {n}{made_up}`, {kind}, {shape}:"
     below = machine(("torch", "pyarrow"), before)
     return "\n\n".join([intro, table(("memory", "MB"), rows), below])
 

@@ -1,6 +1,6 @@
 """Where decoded datasets stand: found and checked, or decoded and stored, once for all searches.
 
-DATA_ROOT/kdtune/<dataset>-<key>/ holds `train.arrow`, `test.arrow`, `data.json` (what they hold, written last) and the
+DATA_ROOT/kdtune/<dataset>-<key>/ holds an Arrow file of each part, `data.json` (what they hold, written last) and the
 splits. Where the data root cannot be written to, a cache folder takes its place.
 """
 
