@@ -226,7 +226,7 @@ def by_hand(
     recipe: Recipe, place: Workplace, plain: Callable[..., torch.optim.Optimizer]
 ) -> nn.Module:
     """The loop written out: order, rate, cross-entropy, one torch optimiser."""
-    images, labels = place.train.images.float() / 255, place.train.labels
+    images, labels = place.train.images[:].float() / 255, place.train.labels
     with seeded(0, "student"):
         model = teachers.build_for("convnet4", place.task.facts)
     optimizer = plain(model.parameters(), lr=1.0)
@@ -474,7 +474,7 @@ def test_validation_changes_nothing(place: Callable[[str], Workplace]) -> None:
     run = trained(at, 1, method="vanilla")
     before = through_a_file(run.student.state_dict())
     first = validate(run.student, at.val)
-    turned = Split(at.val.images.flip(0), at.val.labels.flip(0))
+    turned = Split(at.val.images[:].flip(0), at.val.labels.flip(0))
     assert validate(run.student, turned)["accuracy"] == first["accuracy"]
     assert same(before, run.student.state_dict())
 
