@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from search_spaces import nearest
@@ -102,6 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         print_lists(given["list"] or LISTS)
         return 0
+    here = str(Path.cwd())  # where a user's own models and datasets lie
+    sys.path += [] if here in sys.path else [here]
     try:
         return run(given)
     except ValueError as error:

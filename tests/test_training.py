@@ -22,15 +22,17 @@ from torch.utils._pytree import tree_flatten
 
 from trainables import objective
 from trainables import teacher as teachers
+from trainables.checkpoint import STATE
 from trainables.contract import Method, Outputs, Phase
-from trainables.data import splits
-from trainables.data.sources import Decoded
+from trainables.data import shelf
+from trainables.data.decoding import Decoded
 from trainables.data.splits import Split, open_split, prepare
 from trainables.methods import load, names
 from trainables.recipe import Recipe, learning_rate, make_optimizer
 from trainables.seeding import generator, seeded
+from trainables.stages import BY_RULE
 from trainables.teacher import Teacher
-from trainables.trainable import STATE, Task, Trial, Workplace
+from trainables.trainable import Task, Trial, Workplace
 from trainables.training import (
     Divergence,
     Training,
@@ -60,7 +62,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """The made-up images in digits' place and an untrained teacher of the default pair."""
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "decode", lambda name, root: made_up())
+        patch.setattr(shelf, "decode", lambda *_: made_up())
         facts = prepare("digits", folder, folder / "cache")
     with seeded(0, "test teacher"):
         model = teachers.build_for("convnet16res", facts)
@@ -79,7 +81,7 @@ def place(task: Task) -> Callable[[str], Workplace]:
         if name not in made:
             root = Path(task.teacher.folder) / "prepared"
             student = "convnet16" if "equal_channels" in load(name).needs else task.student
-            file = teachers.prepare(name, task.teacher, student, task.facts, root)
+            file = teachers.prepare(name, task.teacher, student, BY_RULE, task.facts, root)
             made[name] = Workplace(replace(task, student=student, prepared=file))
         return made[name]
 
@@ -226,7 +228,7 @@ def by_hand(
     recipe: Recipe, place: Workplace, plain: Callable[..., torch.optim.Optimizer]
 ) -> nn.Module:
     """The loop written out: order, rate, cross-entropy, one torch optimiser."""
-    images, labels = place.train.images.float() / 255, place.train.labels
+    images, labels = place.train.images[:].float() / 255, place.train.labels
     with seeded(0, "student"):
         model = teachers.build_for("convnet4", place.task.facts)
     optimizer = plain(model.parameters(), lr=1.0)
@@ -474,7 +476,7 @@ def test_validation_changes_nothing(place: Callable[[str], Workplace]) -> None:
     run = trained(at, 1, method="vanilla")
     before = through_a_file(run.student.state_dict())
     first = validate(run.student, at.val)
-    turned = Split(at.val.images.flip(0), at.val.labels.flip(0))
+    turned = Split(at.val.images[:].flip(0), at.val.labels.flip(0))
     assert validate(run.student, turned)["accuracy"] == first["accuracy"]
     assert same(before, run.student.state_dict())
 

@@ -6,12 +6,12 @@ larger map of a pair is average-pooled to the smaller one's size by the losses. 
 
 from __future__ import annotations
 
-import re
+from itertools import pairwise
 from typing import NamedTuple
 
-from trainables.contract import Outputs
+from torch import nn
 
-PAIR = re.compile(r"(\d{1,4})-(\d{1,4})")
+from trainables.contract import Outputs
 
 
 class Stages(NamedTuple):
@@ -20,22 +20,31 @@ class Stages(NamedTuple):
     student: tuple[int, ...] = ()
     teacher: tuple[int, ...] = ()
 
+    @staticmethod
+    def only(network: nn.Module, numbers: tuple[int, ...]) -> nn.Module:
+        """The network, showing these maps alone; all of them where `numbers` is empty."""
+        if numbers:
+            network.stages = numbers  # type: ignore[assignment]
+        return network
+
+
+BY_RULE = Stages()
+
 
 def parse(text: str) -> Stages:
-    """`1-1,2-3` as student-teacher pairs of map numbers, counted from 1 after the stem; ValueError for anything else."""
-    matches = [PAIR.fullmatch(part.strip()) for part in text.split(",")]
-    if not all(matches):
-        raise ValueError("must be pairs STUDENT-TEACHER of map numbers as 1-1,2-3")
-    pairs = [(int(match[1]), int(match[2])) for match in matches if match]
-    student, teacher = ((0, *numbers) for numbers in zip(*pairs, strict=True))
+    """`1-1,2-3` as student-teacher pairs of map numbers, counted from 1 after the stem; raises ValueError."""
+    pairs = [part.split("-") for part in text.split(",")]
+    student, teacher = ((0, *map(int, numbers)) for numbers in zip(*pairs, strict=True))
     for numbers in (student, teacher):
-        if any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
-            raise ValueError("must name maps from 1 on in rising order on both sides")
+        if any(a >= b for a, b in pairwise(numbers)):
+            raise ValueError(
+                f"--stages must name maps from 1 on in rising order on both sides, got {text}"
+            )
     return Stages(student, teacher)
 
 
 def check(stages: Stages, student: Outputs, teacher: Outputs) -> None:
-    """Raise ValueError where a network has no such map."""
+    """Raise ValueError where a network has no such map; `student` and `teacher` show all of theirs."""
     for who, numbers, seen in (
         ("student", stages.student, student),
         ("teacher", stages.teacher, teacher),
@@ -47,7 +56,7 @@ def check(stages: Stages, student: Outputs, teacher: Outputs) -> None:
             )
 
 
-def in_words(student: Outputs, teacher: Outputs, stages: Stages = Stages()) -> str:
+def in_words(student: Outputs, teacher: Outputs, stages: Stages) -> str:
     """A line a pair, with channels and sizes; "" where one of the networks gives no maps.
 
     `student` and `teacher` are the outputs of the whole networks; what is paired by the rule is worked out here.

@@ -26,6 +26,7 @@ from trainables.methods import load as load_method
 from trainables.models.ensemble import Ensemble
 from trainables.models.normalized import Normalized
 from trainables.seeding import generator, seeded
+from trainables.stages import Stages
 
 VERSION = 2
 RECORD = "teacher.json"
@@ -166,19 +167,27 @@ def outputs_on(
 
 
 def prepare(
-    method_name: str, teacher: Teacher, student: str, facts: Facts, root: Path, device: str = "cpu"
+    method_name: str,
+    teacher: Teacher,
+    student: str,
+    stages: Stages,
+    facts: Facts,
+    root: Path,
+    device: str = "cpu",
 ) -> str:
     """The file of what a method prepares once for its searches; made unless it is there, "" where it makes nothing."""
     method = load_method(method_name)
     if method.prepare is None:
         return ""
-    key = json.dumps([VERSION, method_name, teacher.sha256, student, facts.sha256["train"]])
+    data = [facts.sha256["train"], facts.split_hash]
+    key = json.dumps([VERSION, method_name, teacher.sha256, student, stages, data])
     path = root / f"{method_name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if not path.exists():
         torch.set_num_threads(1)
-        network = load(teacher, facts, device)
+        network = Stages.only(load(teacher, facts, device), stages.teacher)
         with seeded(SEED, "student"):
-            context = context_of(build_for(student, facts).to(device), network, facts)
+            built = Stages.only(build_for(student, facts).to(device), stages.student)
+            context = context_of(built, network, facts)
         made = method.prepare(context, outputs_on(network, facts, method.prepare_epochs))
         root.mkdir(parents=True, exist_ok=True)
         rename_into(path, save_tensors({k: v.contiguous().cpu() for k, v in made.items()}))

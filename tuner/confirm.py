@@ -16,6 +16,7 @@ from torch import nn
 
 from trainables import teacher as teachers
 from trainables.champion import load_champion, rebuild, save_champion
+from trainables.checkpoint import read_state
 from trainables.data.sealed import open_test
 from trainables.data.splits import Split
 from trainables.evaluation.attacks import robustness
@@ -23,7 +24,7 @@ from trainables.models import slug
 from trainables.models.normalized import latency_ms, n_parameters
 from trainables.recipe import RECIPE_KEYS
 from trainables.teacher import Teacher
-from trainables.trainable import Task, read_state
+from trainables.trainable import Task
 from trainables.training import validate
 from tuner import students
 from tuner.journal import Journal, Story, Student
@@ -158,7 +159,7 @@ def judge(planned: Plan, task: Task, board: Board, journal: Journal) -> dict[str
             **_judge_network(planned, teachers.load(task.teacher, task.facts), test),
         },
         "champion": champion,
-        "registered_as": slug(f"kdtune-{planned.settings.dataset}-{planned.student}"),
+        "registered_as": slug(f"kdtune-{planned.source.name}-{planned.student}"),
     }
     board.take(journal.write("answer", sync=True, **answer))
     return told.results["answer"]
@@ -250,6 +251,7 @@ def _named(measured: dict[str, float], epsilon: float) -> dict[str, float]:
 def _about(task: Task, contender: Contender) -> dict[str, Any]:
     return {
         "student": task.student,
+        "stages": task.stages,
         "teacher": task.teacher.model,
         "method": contender.method,
         "hyper": contender.hyper,

@@ -6,13 +6,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainables import teacher as teachers
-from trainables.data.splits import Facts, prepare
+from trainables.data import sources
+from trainables.data.splits import Facts, prepare, whole
 from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
@@ -47,6 +48,7 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
     places["data_root"] = planned.data_root
     if settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
+    places["dataset"] = sources.absolute(settings.dataset)
     written = settings.model_copy(update=places).model_dump_json(indent=1)
     (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
     return _carry_out(planned, facts, board)
@@ -97,10 +99,20 @@ def _open(planned: Plan) -> tuple[Board, Facts]:
     board, s = Board(), planned.settings
     pair = f"{planned.teacher} -> {planned.student}"
     board.say(f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {pair}")
-    with board.waiting("reading images"):
-        facts = prepare(s.dataset, planned.data_root, planned.out / "cache" / "data")
-    counts = f"{facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images"
-    board.say(f"data: {counts}, split {facts.split_hash[:8]}")
+    coming = sources.download(s.dataset, planned.data_root)
+    if coming:  # torchvision shows its own progress
+        board.say(f"data: {coming}")
+    with nullcontext() if coming else board.waiting("reading images"):
+        facts = prepare(
+            s.dataset,
+            planned.data_root,
+            planned.out / "cache" / "data",
+            val_fraction=s.val_fraction,
+            subset=s.subset,
+            image_size=s.image_size,
+            say=lambda text: board.say(f"data: {text}"),
+        )
+    board.say(f"data: {report.data_in_words(facts)}")
     return board, facts
 
 
@@ -118,11 +130,12 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                     journal_search(planned, facts, journal)
                 probing = _start_probe(planned, facts)
                 once = partial(_once, planned)
-                teacher = teaching.teach(planned, facts, journal, board, once)
+                teacher = teaching.teach(planned, whole(facts), journal, board, once)
                 mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
                 precision, milliseconds = cluster.wait(probing)
                 board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
                 journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
+                board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
                 task = _task(planned, facts, teacher, precision)
                 status = _search_and_confirm(planned, task, journal, board)
         except Interrupted as interrupted:
@@ -202,6 +215,7 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
             planned.settings.method,
             teacher,
             planned.student,
+            planned.stages,
             facts,
             where,
         )
@@ -216,6 +230,8 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
         str(planned.out / "cache" / "targets"),
         planned.cache_bytes,
         planned.eval_epochs,
+        planned.stages,
+        planned.settings.cpus_per_trial - 1,
     )
 
 

@@ -44,7 +44,7 @@ class Normalized(nn.Module):
     @property
     def norms(self) -> Any:
         """The batch normalisation before each feature map's activation, or None where there is none."""
-        norms = self.body.norms
+        norms: Any = self.body.norms
         return [norms[i] for i in self.stages] if self.stages and len(norms) else norms
 
 
