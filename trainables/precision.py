@@ -73,7 +73,7 @@ def probe(
     if len(options) == 1:
         return options[0], {}
     options = _worth_trying(options, build, images)
-    medians = _medians([_stepper(option, build(), images) for option in options])
+    medians = _medians([stepper(option, build(), images) for option in options])
     best = min(range(len(options)), key=medians.__getitem__)
     chosen = options[best] if medians[0] > CLEARLY * medians[best] else options[0]
     return chosen, {str(option): ms for option, ms in zip(options, medians, strict=True)}
@@ -84,7 +84,7 @@ def _worth_trying(
 ) -> list[Precision]:
     """The first option, and those not hopeless on two images: bfloat16 without hardware for it is 20 times slower."""
     first, *others = [
-        min(_stepper(option, build(), images[:2])() for _ in range(2)) for option in options
+        min(stepper(option, build(), images[:2])() for _ in range(2)) for option in options
     ]
     kept = [
         option
@@ -106,7 +106,8 @@ def _medians(steps: list[Callable[[], float]]) -> list[float]:
     return [1000 * statistics.median(seconds) for seconds in times]
 
 
-def _stepper(option: Precision, network: nn.Module, images: Tensor) -> Callable[[], float]:
+def stepper(option: Precision, network: nn.Module, images: Tensor) -> Callable[[], float]:
+    """A function that takes one step forth and back and gives its seconds."""
     network = option.arranged(network.to(images.device).train())
 
     def step() -> float:

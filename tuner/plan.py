@@ -6,6 +6,7 @@ import copy
 import itertools
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from trainables.contract import Context, Method
 from trainables.data import sources
 from trainables.data.sources import Source
 from trainables.models.ensemble import Ensemble
+from trainables.precision import PLAIN, stepper
 from trainables.recipe import RECIPE_KEYS, Recipe, check_recipe
 from trainables.seeding import generator, seeded
 from trainables.stages import BY_RULE, Stages
 from trainables.stages import check as check_stages
 from trainables.stages import parse as parse_stages
-from trainables.targets import Choice, choose
+from trainables.targets import Choice, can_keep, choose
 from trainables.teacher_wanted import Wanted
 from tuner.progress import settings_in_words
 from tuner.settings import Settings, bytes_of
@@ -177,11 +179,27 @@ class Plan:
         images = torch.rand(4, channels, size, size, generator=generator(0, "check"))
         return objective.look(student, teacher, images, torch.arange(n_classes), n_classes)
 
+    @cached_property
+    def step_seconds(self) -> tuple[float, float, float]:
+        """Of a step of the student, a step of the teacher and a pass of the teacher, measured on the CPU in float32."""
+        seen, size = self.networks, self.source.size
+        torch.set_num_threads(1)
+        images = torch.rand(self.recipe.batch_size, self.source.channels, size, size)
+        step = stepper(PLAIN, copy.deepcopy(seen.student_model), images)
+        student = min(step() for _ in range(2))
+        started = time.perf_counter()
+        with torch.no_grad():
+            seen.teacher_model(images)
+        passing = time.perf_counter() - started
+        return student, 3 * passing, passing
+
     def teacher_part(self, n_train: int) -> Choice:
         """Whether the teacher's outputs are kept, for so many training images."""
         settings = {**objective.defaults(self.method), **self.published}
-        seen = self.context.teacher
-        return choose(self.method, settings, self.recipe, seen, {}, n_train, self.cache_bytes)
+        seen, prepared = self.context.teacher, {}
+        if self.method.prepare and can_keep(self.method):
+            prepared = self.method.prepare(self.context, iter([seen]))
+        return choose(self.method, settings, self.recipe, seen, prepared, n_train, self.cache_bytes)
 
     @property
     def cache_bytes(self) -> int:

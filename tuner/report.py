@@ -16,7 +16,7 @@ from trainables import stages
 from trainables.data import sources
 from trainables.data.splits import Facts
 from trainables.trainable import Task
-from tuner import figures, teacher_report
+from tuner import costs, figures, teacher_report
 from tuner.journal import Journal, Story
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
@@ -25,9 +25,7 @@ from tuner.tracking import State
 
 MASKED = 0.01  # share of zero gradients above which FGSM says nothing
 ROLES = {"vanilla": "plain student", "default": "published default", "tuned": "tuned"}
-SECONDS_PER_EPOCH = {"digits": 0.09}  # a student and its teacher on one core; others by images
-IMAGES_PER_SECOND = 12000  # a LeNet-size pair on one core
-START_SECONDS = 28  # imports, Ray, the digits teacher, the report, MLflow
+START_SECONDS = 25  # imports, Ray, the report, MLflow
 
 
 def question(planned: Plan) -> str:
@@ -48,8 +46,6 @@ def plan_table(planned: Plan) -> Group:
     least = (
         planned.n_trials * (planned.grace if s.scheduler == "asha" else epochs) + n_confirm * epochs
     )
-    per_epoch = SECONDS_PER_EPOCH.get(s.dataset, 60000 / IMAGES_PER_SECOND)
-    times = [duration(START_SECONDS + n * per_epoch / planned.slots) for n in (least, most)]
     rows = {
         "search": f"{planned.name}, in {planned.folder}",
         "question": question(planned),
@@ -66,7 +62,7 @@ def plan_table(planned: Plan) -> Group:
         "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
         f"({available_cpus()} CPUs here)",
-        "time": f"about {times[0]} to {times[1]} on cores like those this was measured on",
+        "time": _time(planned, least, most),
         "disk": f"about {2 * (planned.n_trials + n_confirm) * 0.12 + 5:.0f} MB for a student of 16,000 parameters",
         "tracking": redacted(planned.tracking_uri),
     }
@@ -76,6 +72,37 @@ def plan_table(planned: Plan) -> Group:
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return Group(Text("What would run (nothing has been started or written)", style="bold"), table)
+
+
+def _time(planned: Plan, least: int, most: int) -> str:
+    """From a step of student and teacher measured here and now, on one core's one thread."""
+    source = planned.source
+    if not all(wanted.model for wanted in planned.teachers):
+        return "not known before the teacher has been fetched"
+    student, teacher, passing = planned.step_seconds
+    steps = f"a step of the student {1000 * student:.1f} ms here now"
+    if planned.settings.gpus_per_trial:
+        return f"not known: nothing was measured on a GPU ({steps})"
+    if source.n_images is None:
+        return f"not known before the images are counted; {steps}"
+    share = (
+        source.val_fraction
+        if planned.settings.val_fraction is None
+        else planned.settings.val_fraction
+    )
+    n_train = (planned.settings.subset or source.n_images) * (1 - (0.5 if share is None else share))
+    n_steps = n_train / planned.recipe.batch_size
+    live = not planned.teacher_part(planned.recipe.batch_size).kept
+    epoch = n_steps * (student + passing * live)
+    # the targets are computed once a seed and epoch, and a teacher may have to be trained first
+    once = (
+        0
+        if live
+        else n_steps * passing * planned.recipe.epochs * (1 + planned.settings.confirm_seeds)
+    )
+    taught = n_steps * teacher * planned.teacher_epochs * sum(not w.file for w in planned.teachers)
+    spent = [START_SECONDS + taught + (once + n * epoch) / planned.slots for n in (least, most)]
+    return f"about {duration(spent[0])} to {duration(spent[1])}, the teacher's training included; {steps}"
 
 
 def _networks_plan(planned: Plan) -> dict[str, str]:
@@ -268,6 +295,12 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "teacher": teacher_report.rows(answer["teacher"]),
         "teacher_words": teacher_report.sentences(planned, answer),
         "outcomes": outcomes(told),
+        "costs": costs.in_words(
+            costs.teacher_costs(told.students.values()), Path(task.cache_folder)
+        ),
+        "data": data_in_words(task.facts),
+        "stages": _networks_plan(planned).get("stages", "").splitlines(),
+        "precision": told.results.get("precision", {}).get("chosen", ""),
         "epochs": sum(len(s.history) for s in told.students.values()),
         "answer": answer,
         "task": task,

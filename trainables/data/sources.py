@@ -44,6 +44,7 @@ class Source:
     files: str = ""  # what lies there
     archive: str = ""  # what torchvision unpacks instead, below the data root
     origin: str = ""  # where it comes from, and how large that is
+    n_images: int | None = None  # for training and validation, where that is known unread
 
 
 LENETS: dict[str, Any] = {
@@ -99,6 +100,7 @@ ENTRIES = (
     Source(
         "digits",
         "1,797 handwritten digits, 8x8 grey, inside scikit-learn",
+        n_images=1_198,
         channels=1,
         size=8,
         n_classes=10,
@@ -109,6 +111,7 @@ ENTRIES = (
     Source(
         "mnist",
         "70,000 handwritten digits, 28x28 grey",
+        n_images=60_000,
         torchvision="MNIST",
         folder="MNIST/raw",
         origin="12 MB from ossci-datasets.s3.amazonaws.com",
@@ -117,6 +120,7 @@ ENTRIES = (
     Source(
         "fashion_mnist",
         "70,000 articles of clothing, 28x28 grey",
+        n_images=60_000,
         torchvision="FashionMNIST",
         folder="FashionMNIST/raw",
         origin="31 MB from fashion-mnist.s3-website.eu-central-1.amazonaws.com",
@@ -125,6 +129,7 @@ ENTRIES = (
     Source(
         "cifar10",
         "60,000 photographs of 10 classes, 32x32 colour",
+        n_images=50_000,
         n_classes=10,
         torchvision="CIFAR10",
         folder="cifar-10-batches-py",
@@ -136,6 +141,7 @@ ENTRIES = (
     Source(
         "cifar100",
         "60,000 photographs of 100 classes, 32x32 colour",
+        n_images=50_000,
         n_classes=100,
         torchvision="CIFAR100",
         folder="cifar-100-python",
@@ -147,6 +153,7 @@ ENTRIES = (
     Source(
         "cinic10",
         "270,000 photographs of CIFAR-10's classes, 32x32 colour, its own validation part",
+        n_images=180_000,
         channels=3,
         size=32,
         n_classes=10,
@@ -160,6 +167,7 @@ ENTRIES = (
     Source(
         "imagenet",
         "1,331,167 photographs of 1,000 classes, read from their files, 224x224 colour",
+        n_images=1_281_167,
         channels=3,
         size=224,
         n_classes=1000,
