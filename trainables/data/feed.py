@@ -53,12 +53,17 @@ class Feed:
         for some, is_strong in zip(rows, strong, strict=True):
             views = self.strong if is_strong and self.strong else self.views
             parts.append(views(self.data.images[some], some))
-        images, indices = torch.cat(parts), torch.cat(rows)
+        images, indices = _in_a_row(parts), _in_a_row(rows)
         if self.weights is None:
             return Shown(images, self.data.labels[indices], indices, None, None)
         weights = self.weights[step]
         mixed = sum((w * part for w, part in zip(weights, parts, strict=True)), torch.zeros(()))
         return Shown(mixed, self.data.labels[indices], indices, weights, images)
+
+
+def _in_a_row(blocks: list[Tensor]) -> Tensor:
+    """Blocks one after the other; a single one is not copied."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def mixing_weights(inputs: Inputs, n_steps: int, seed: int, epoch: int) -> Tensor:
