@@ -16,7 +16,7 @@ FIRST_SHARE = 30 / 270  # of all epochs for a first phase: RepDistiller has 30 b
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: Scalar | None = None) -> Tensor:
-    """Mean of -sum_c q_c log softmax(logits)_c with q = (1 - smoothing) onehot + smoothing / C; None smooths nothing."""
+    """Mean of -sum_c q_c log softmax(logits)_c with q = (1 - smoothing) onehot + smoothing / C; None is 0."""
     return cross_entropy_each(logits, labels, smoothing).mean()
 
 
