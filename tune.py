@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from search_spaces import nearest
@@ -21,7 +22,11 @@ Try this; it needs no download and no GPU and takes about a minute:
     python tune.py --method kd
 
 python tune.py --list shows methods, models, datasets and spaces; --help shows every flag."""
-REPEATED: dict[str, dict[str, Any]] = {"set": {"action": "append"}, "method": {"nargs": "+"}}
+REPEATED: dict[str, dict[str, Any]] = {
+    "set": {"action": "append"},
+    "method": {"nargs": "+"},
+    "teacher": {"action": "append"},
+}
 LISTS = ("methods", "models", "datasets", "spaces")
 
 
@@ -62,16 +67,18 @@ def make_parser() -> Parser:
             field = Settings.model_fields[name]
             default = (
                 ""
-                if field.default in (None, ()) or field.is_required()
+                if field.default in (None, ()) or field.default is False or field.is_required()
                 else f" (default: {field.default})"
             )
-            flag, about = "--" + name.replace("_", "-"), f"{field.description}{default}"
+            shown: dict[str, Any] = {"metavar": "NAME=EXPR" if name == "set" else name.upper()}
+            shown |= REPEATED.get(name, {})
             if field.annotation is bool:
-                group.add_argument(flag, action="store_true", help=field.description)
-                continue
-            repeated: dict[str, Any] = REPEATED.get(name, {})
-            metavar = "NAME=EXPR" if name == "set" else name.upper()
-            group.add_argument(flag, metavar=metavar, help=about, **repeated)
+                shown = {"action": "store_true"}
+            group.add_argument(
+                "--" + name.replace("_", "-"),
+                help=f"{field.description}{default}",
+                **shown,
+            )
     other = parser.add_argument_group("instead of searching")
     other.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     other.add_argument(
@@ -96,6 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         print_lists(given["list"] or LISTS)
         return 0
+    here = str(Path.cwd())  # where a user's own models and datasets lie
+    sys.path += [] if here in sys.path else [here]
     try:
         return run(given)
     except ValueError as error:

@@ -70,16 +70,15 @@ def tutorial_job(out: Path, run: Ours) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    from trainables.data.splits import Facts, open_split
+    from trainables.data.splits import open_split, prepare
 
-    (facts_file,) = (out / "cache" / "data").glob("*/facts.json")
-    facts = Facts(**{**json.loads(facts_file.read_text()), "folder": str(facts_file.parent)})
+    facts = prepare(run.settings["dataset"], out / "data", out / "cache" / "data")
     train, val = open_split(facts, "train"), open_split(facts, "val")
     np.savez(
         out / "images.npz",
-        train_images=train.images.numpy(),
+        train_images=train.images[:].numpy(),
         train_labels=train.labels.numpy(),
-        val_images=val.images.numpy(),
+        val_images=val.images[:].numpy(),
         val_labels=val.labels.numpy(),
     )
     (weights,) = (out / "teachers").glob("*/weights.safetensors")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tuner import confirm, league, plan, report
+from tuner import confirm, league, plan, report, teacher_report
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
 from tuner.settings import make
@@ -101,6 +101,9 @@ def answer(winner: str = "finalist-1") -> dict[str, Any]:
 
     rows = {"vanilla": row(0.80, 0.90), "default": row(0.89, 0.91), "tuned": row(0.90, 0.94)}
     teacher = {"model": "t", "val": 0.95, "accuracy": 0.96, "fgsm": 0.5, "pgd_margin": 0.4}
+    teacher |= {"temperature": 1.5, "nll": 0.2, "calibrated_nll": 0.1, "recorded": None}
+    teacher |= {"source": "trained here", "normalisation": "its own", "members": []}
+    teacher |= {"elsewhere": False}
     return {
         "winner": winner,
         "trial": "kd-001",
@@ -128,6 +131,32 @@ def test_where_the_default_wins_it_is_said_and_not_compared_with_itself(planned:
     said = report.sentences(planned, answer("default"))
     assert said[0].startswith("The search found nothing better on validation")
     assert not any("minus published default" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("best", "words"),
+    [
+        (2.0, "they agree within a factor of 1.5"),
+        (6.0, "do not agree, it lies a factor of 4 above"),
+    ],
+)
+def test_report_says_whether_calibration_finds_the_temperature_that_teaches_best(
+    planned: Plan, best: float, words: str
+) -> None:
+    """The teacher's own is 1.5: 2 is a factor of 1.33 from it, 6 one of 4."""
+    found = {**answer(), "hyper": {"temperature": best, "alpha": 0.5}}
+    (said,) = teacher_report.sentences(planned, found)
+    assert said.startswith("The teacher is best calibrated at T = 1.5; the search's best temperat")
+    assert words in said
+
+
+def test_report_of_a_temperature_that_was_not_searched_compares_nothing() -> None:
+    fixed = plan.make(make({"method": "kd", "set": ["temperature=4"]}))
+    found = answer()
+    found["teacher"]["elsewhere"] = True
+    said = teacher_report.sentences(fixed, found)
+    assert said[0] == "The teacher is best calibrated at T = 1.5." and "flatter" in said[1]
+    assert [len(row) for row in teacher_report.rows(found["teacher"])] == [8, 8]
 
 
 def test_league_is_sorted_by_test_accuracy_and_shows_what_is_missing(tmp_path: Path) -> None:

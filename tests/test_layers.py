@@ -32,7 +32,7 @@ OWNERS = {  # foreign system -> the files that may import it
 BASELINE = {
     "tuner/confirm.py",
     "tuner/league.py",
-    "trainables/teacher.py",
+    "trainables/teacher_training.py",
 }  # may ask for "vanilla": the plain student
 
 

@@ -21,7 +21,9 @@ from trainables.champion import load_champion
 from trainables.data.sealed import open_test
 from trainables.data.splits import Facts, open_split
 from trainables.data.views import to_float
+from tuner import plan, teaching, tracking
 from tuner.journal import FILE, Story, story
+from tuner.settings import make
 
 SMALL = (
     "--method",
@@ -94,7 +96,7 @@ def test_champion_reproduces_its_recorded_accuracies(done: Done) -> None:
     model = load_champion(done.folder)
     nth = answer["seeds"].index(answer["champion"]["seed"])
     for split, name in ((open_split(facts, "val"), "val"), (open_test(facts), "accuracy")):
-        right = (model(to_float(split.images)).argmax(-1) == split.labels).float().mean()
+        right = (model(to_float(split.images[:])).argmax(-1) == split.labels).float().mean()
         assert float(right) == pytest.approx(answer["rows"]["tuned"][name][nth], abs=1e-6)
 
 
@@ -146,6 +148,14 @@ def test_second_search_reuses_the_teacher(done: Done, tune: Callable[..., Comman
     tried = [student.hyper["temperature"] for student in told.of_kind("search")]
     assert tried == [4.0, 2, 8]
     assert all(student.hyper["alpha"] == 0.5 for student in told.of_kind("search"))
+    registered = "kdtune-teacher-digits-convnet16res"
+    database = done.out / "mlflow.db"
+    linked = query(database, "select value from tags where key = 'kd.teacher'")
+    assert linked == [(f"models:/{registered}/1",)] * 2
+    versions = query(database, f"select version from model_versions where name = '{registered}'")
+    assert versions == [(1,)]
+    inputs = query(database, "select 1 from inputs where source_type = 'RUN_INPUT'")
+    assert len(inputs) == 2
 
 
 def test_taken_name_is_refused_with_the_ways_out(done: Done, tune: Callable[..., Command]) -> None:
@@ -194,6 +204,42 @@ def test_alias_champion_is_the_best_of_all_searches_on_validation(done: Done) ->
     found = {version: float(str(value)) for version, value in rows}
     alias = query(database, "select version from registered_model_aliases where alias = 'champion'")
     assert alias == [(max(found, key=lambda v: (found[v], v)),)]
+
+
+def test_a_registered_champion_becomes_a_teacher(done: Done) -> None:
+    """The weights that the registry gives are those on disk; an unknown alias is one line."""
+    known = {"method": "kd", "out": done.out}
+    name = "mlflow:models:/kdtune-digits-convnet4"
+    asked = plan.make(make({**known, "teacher": f"{name}@champion"}))
+    (found,) = teaching.resolved(asked).teachers
+    assert found.model == "convnet4"
+    weights = [path.read_bytes() for path in done.out.glob("*/champion.safetensors")]
+    assert Path(found.file).read_bytes() in weights
+    with pytest.raises(ValueError, match=r"must be in MLflow's registry, got models:/.*@nobody"):
+        teaching.resolved(plan.make(make({**known, "teacher": f"{name}@nobody"})))
+
+
+@pytest.mark.parametrize(
+    ("networks", "libraries"),
+    [
+        (["convnet4"], {"torch", "numpy"}),
+        (["torchvision:resnet18"], {"torch", "torchvision", "numpy"}),
+    ],
+)
+def test_a_logged_model_asks_for_its_networks_library(
+    networks: list[str], libraries: set[str]
+) -> None:
+    """Where the network is torchvision's, torchvision has to be there when it is loaded."""
+    assert {one.partition("==")[0] for one in tracking.requirements(networks)} == libraries
+
+
+def test_report_tells_of_the_teacher(done: Done) -> None:
+    """Its calibrated temperature is the journal's, beside the one that the search found."""
+    teacher = done.told.results["teacher"]
+    words = f"The teacher is best calibrated at T = {teacher['temperature']:.3g}; the search"
+    for page in ("report.md", "report.html"):
+        assert words in (done.folder / page).read_text().replace("&#39;", "'")
+    assert teacher["calibrated_nll"] <= teacher["nll"]
 
 
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]

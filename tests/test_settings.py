@@ -51,6 +51,23 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*KD, "--dataset", "mnits"), "unknown dataset 'mnits', did you mean 'mnist'?; known: digits"),
     ((*KD, "--student", "convnet5"), "unknown model 'convnet5', did you mean 'convnet8'?; known:"),
     ((*KD, "--teacher", "covnet16res"), "unknown model 'covnet16res', did you mean 'convnet16res'"),
+    ((*KD, "--teacher", "convnet9:w.pt"), "unknown model 'convnet9', did you mean 'convnet8'?"),
+    ((*KD, "--teacher", "convnet8:w.pt"), "a teacher's file must exist, got 'w.pt' for convnet8"),
+    ((*KD, "--teacher", "w.pt"), "--teacher must be NAME, NAME#SEED, NAME:FILE or mlflow:models:/"),
+    ((*KD, "--teacher", "convnet8#x"), "a teacher's seed must be a whole number, as in resnet56#2"),
+    ((*KD, "--teacher", "mlflow:runs:/x"), "must be mlflow:models:/NAME@ALIAS or mlflow:models:/N"),
+    (
+        (*KD, "--teacher", "convnet8", "--teacher", "convnet8"),
+        "an ensemble's teachers must differ, got convnet8 twice; NAME#2 trains one with another seed",
+    ),
+    (
+        ("--method", "at", "--teacher", "convnet8", "--teacher", "convnet8#2"),
+        "at cannot distill convnet8 + convnet8 -> convnet4",
+    ),
+    (
+        (*KD, "--teacher-epochs", "0"),
+        "--teacher-epochs must be greater than or equal to 1, got '0'",
+    ),
     ((*KD, "--trails", "3"), "unknown flag '--trails', did you mean '--trials'?; see --help"),
     ((*KD, "--trial", "3"), "unknown flag '--trial', did you mean '--trials'?; see --help"),
     ((*KD, "--epochs", "3", "stray"), "unknown flag 'stray'"),
@@ -365,6 +382,21 @@ def test_settings_go_to_json_and_back() -> None:
         ("temperature=4",),
         Path("x y"),
     )
+
+
+def test_a_registered_teacher_needs_a_registry(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no store yet, and asking for one makes none."""
+    told = refused((*KD, "--teacher", "mlflow:models:/mine@best", "--out", str(out)), capsys)
+    assert told.startswith("--teacher must be in MLflow's registry, got models:/mine@best: no ")
+    assert not out.exists()
+
+
+def test_settings_of_one_teacher_are_read() -> None:
+    """As earlier versions wrote them: a name, or nothing."""
+    assert Settings(method="kd", teacher="convnet8").teacher == ("convnet8",)  # type: ignore[arg-type]
+    assert Settings(method="kd", teacher=None).teacher == ()  # type: ignore[arg-type]
 
 
 def test_settings_are_immutable_and_closed() -> None:

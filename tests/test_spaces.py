@@ -351,7 +351,11 @@ def test_published_grids() -> None:
         ("weight_decay", "-1", "weight_decay must be 0 or more, got -1"),
         ("momentum", "uniform(0, 1)", "momentum must be below 1, got 1.0"),
         ("optimizer", "sdg", "optimizer must be one of sgd, adam, adamw, got 'sdg'"),
-        ("augment", "flip", "augment must be one of none, crop_flip, strong, got 'flip'"),
+        (
+            "augment",
+            "flip",
+            "augment must be one of none, crop_flip, crop_flip_rotate, randaugment, got 'flip'",
+        ),
         ("temperature", "nan", "temperature must be a finite number, got nan"),
         ("temperature", "uniform(0, 1)", "temperature must be above 0, got 0.0"),
         ("alpha", "1.01", "alpha must be from 0 to 1, got 1.01"),

@@ -22,15 +22,17 @@ from torch.utils._pytree import tree_flatten
 
 from trainables import objective
 from trainables import teacher as teachers
+from trainables.checkpoint import STATE
 from trainables.contract import Method, Outputs, Phase
-from trainables.data import splits
-from trainables.data.sources import Decoded
+from trainables.data import shelf
+from trainables.data.decoding import Decoded
 from trainables.data.splits import Split, open_split, prepare
 from trainables.methods import load, names
 from trainables.recipe import Recipe, learning_rate, make_optimizer
 from trainables.seeding import generator, seeded
+from trainables.stages import BY_RULE
 from trainables.teacher import Teacher
-from trainables.trainable import STATE, Task, Trial, Workplace
+from trainables.trainable import Task, Trial, Workplace
 from trainables.training import (
     Divergence,
     Training,
@@ -60,7 +62,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """The made-up images in digits' place and an untrained teacher of the default pair."""
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "decode", lambda name, root: made_up())
+        patch.setattr(shelf, "decode", lambda *_: made_up())
         facts = prepare("digits", folder, folder / "cache")
     with seeded(0, "test teacher"):
         model = teachers.build_for("convnet16res", facts)
@@ -79,7 +81,7 @@ def place(task: Task) -> Callable[[str], Workplace]:
         if name not in made:
             root = Path(task.teacher.folder) / "prepared"
             student = "convnet16" if "equal_channels" in load(name).needs else task.student
-            file = teachers.prepare(name, task.teacher, student, task.facts, root)
+            file = teachers.prepare(name, task.teacher, student, BY_RULE, task.facts, root)
             made[name] = Workplace(replace(task, student=student, prepared=file))
         return made[name]
 
@@ -226,7 +228,7 @@ def by_hand(
     recipe: Recipe, place: Workplace, plain: Callable[..., torch.optim.Optimizer]
 ) -> nn.Module:
     """The loop written out: order, rate, cross-entropy, one torch optimiser."""
-    images, labels = place.train.images.float() / 255, place.train.labels
+    images, labels = place.train.images[:].float() / 255, place.train.labels
     with seeded(0, "student"):
         model = teachers.build_for("convnet4", place.task.facts)
     optimizer = plain(model.parameters(), lr=1.0)
@@ -474,7 +476,7 @@ def test_validation_changes_nothing(place: Callable[[str], Workplace]) -> None:
     run = trained(at, 1, method="vanilla")
     before = through_a_file(run.student.state_dict())
     first = validate(run.student, at.val)
-    turned = Split(at.val.images.flip(0), at.val.labels.flip(0))
+    turned = Split(at.val.images[:].flip(0), at.val.labels.flip(0))
     assert validate(run.student, turned)["accuracy"] == first["accuracy"]
     assert same(before, run.student.state_dict())
 
@@ -571,48 +573,3 @@ def test_a_checkpoint_holds_no_code(place: Callable[[str], Workplace], tmp_path:
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
         worker.load_checkpoint(str(tmp_path))
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_teacher_is_trained_found_and_loaded(task: Task, tmp_path: Path) -> None:
-    """Its recorded accuracy is that of the weights on disk; it comes back frozen."""
-    recipe = Recipe(epochs=6, batch_size=24, lr=0.1)
-    made = teachers.train("convnet4", task.facts, recipe, tmp_path)
-    model = teachers.load(made, task.facts)
-    assert teachers.find(tmp_path) == made
-    assert validate(model, open_split(task.facts, "val"))["accuracy"] == made.accuracy > 0.5
-    assert teachers.progress(tmp_path) == (6, made.accuracy)
-    assert not model.training
-    assert not any(p.requires_grad for p in model.parameters())
-
-
-def test_a_damaged_teacher_is_not_found_and_not_loaded(task: Task, tmp_path: Path) -> None:
-    made = teachers.train("convnet4", task.facts, Recipe(epochs=4, batch_size=24), tmp_path)
-    path = tmp_path / "weights.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert teachers.find(tmp_path) is None
-    with pytest.raises(ValueError, match="weights must be those recorded"):
-        teachers.load(made, task.facts)
-
-
-def test_a_teacher_that_learnt_nothing_is_refused(task: Task, tmp_path: Path) -> None:
-    """Rates too low and too high; nothing is recorded."""
-    with pytest.raises(ValueError, match=r"must beat chance \(25.0%\), got"):
-        teachers.train("convnet4", task.facts, Recipe(epochs=1, lr=1e-9), tmp_path)
-    with pytest.raises(ValueError, match="diverged in epoch 1; lower --lr, got 1e"):
-        teachers.train("convnet4", task.facts, Recipe(epochs=1, lr=1e30, batch_size=24), tmp_path)
-    assert teachers.find(tmp_path) is None
-
-
-def test_teachers_are_told_apart_by_all_they_depend_on(task: Task, tmp_path: Path) -> None:
-    """Model, recipe, data, split: another folder each."""
-    facts, recipe = task.facts, Recipe()
-    others = [
-        ("convnet8", facts, recipe),
-        ("convnet4", facts, replace(recipe, lr=0.2)),
-        ("convnet4", replace(facts, split_hash="other"), recipe),
-        ("convnet4", replace(facts, sha256={**facts.sha256, "train": "other"}), recipe),
-    ]
-    found = {teachers.folder_of(*one, tmp_path) for one in [("convnet4", facts, recipe), *others]}
-    assert len(found) == 5

@@ -21,7 +21,8 @@ from trainables import methods, objective
 from trainables.data.splits import Facts, rename_into
 from trainables.models.normalized import LogitsOnly
 from trainables.seeding import seeded
-from trainables.teacher import build_for
+from trainables.stages import Stages
+from trainables.teacher import build_for, untrained
 
 VERSION = 1
 WEIGHTS = "champion.safetensors"
@@ -36,13 +37,16 @@ def rebuild(
     """
     method = methods.load(about["method"])
     with seeded(0, "rebuild"):
-        student = build_for(about["student"], facts)
+        stages = Stages(*map(tuple, about.get("stages", ((), ()))))
+        student = Stages.only(build_for(about["student"], facts), stages.student)
         student.load_state_dict(state["student"])
         if method.deploy is None:
             return student.eval()
         images = torch.rand(2, facts.channels, facts.size, facts.size)
         labels = torch.arange(facts.n_classes)
-        teacher = build_for(about["teacher"], facts)  # for its shapes; its weights play no part
+        teacher = Stages.only(
+            untrained(about["teacher"], facts), stages.teacher
+        )  # for its shapes; its weights play no part
         context = objective.look(student, teacher, images, labels, facts.n_classes)
         values = {**objective.defaults(method), **about["hyper"]}
         adapter = objective.build_adapter(method, context, values)

@@ -1,14 +1,15 @@
-"""The teacher: trained once or loaded, its accuracy measured and written down, frozen.
+"""The teacher: a folder on disk, all alike however it came, found again, loaded, frozen.
 
-A teacher is one folder: `weights.safetensors` and `teacher.json` (version, model, data, recipe, accuracy, checksum).
+A teacher is one folder: `weights.safetensors` and `teacher.json` (version, network, its normalisation, data, where it
+came from, accuracies, temperature, checksum). `teacher_ready.ready` makes it. An ensemble is its members' folders.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,123 +23,125 @@ from trainables.contract import Context, Outputs
 from trainables.data.splits import Facts, open_split, rename_into
 from trainables.data.views import to_float
 from trainables.methods import load as load_method
+from trainables.models.ensemble import Ensemble
 from trainables.models.normalized import Normalized
-from trainables.recipe import Recipe
 from trainables.seeding import generator, seeded
-from trainables.training import Training, validate
+from trainables.stages import Stages
 
-VERSION = 1
-PROGRESS = "progress.json"
+VERSION = 2
+RECORD = "teacher.json"
+WEIGHTS = "weights.safetensors"
 SEED = 0  # teachers are shared by searches of any seed
+AND = " + "  # between the networks of an ensemble
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained teacher on disk."""
+    """A teacher on disk, or several that answer together."""
 
-    folder: str
-    model: str
+    folder: str  # empty for an ensemble
+    model: str  # a name for models.build; of an ensemble several, with " + " between them
     accuracy: float  # on the validation split
-    sha256: str  # of the weights
-    epochs: int
+    sha256: str  # of the weights; of an ensemble, of its members'
+    epochs: int  # of its training here; 0 for one that came from elsewhere
+    mean: tuple[float, ...] = ()  # of its normalisation; the training split's where empty
+    std: tuple[float, ...] = ()
+    source: str = ""  # how it came about, in words
+    normalisation: str = ""  # where mean and std come from, in words
+    recorded: float | None = None  # accuracy that its source records, a share
+    elsewhere: bool = False  # trained elsewhere, so that it may have seen the validation images
+    temperature: float = 1.0  # of least NLL on the validation split
+    nll: float = float("nan")  # there at temperature 1
+    calibrated_nll: float = float("nan")  # there at `temperature`
+    members: tuple[Teacher, ...] = ()  # of an ensemble
 
 
-def build_for(name: str, facts: Facts) -> Normalized:
-    """A network for a dataset, with the training split's normalisation; weights from torch's stream."""
+PLAIN = tuple(part.name for part in fields(Teacher) if part.name not in ("folder", "members"))
+
+
+def build_for(
+    name: str, facts: Facts, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
+) -> Normalized:
+    """A network for a dataset, with the training split's normalisation unless told; weights from torch's stream."""
     return models.build(
         name,
         n_classes=facts.n_classes,
         channels=facts.channels,
         size=facts.size,
-        mean=facts.mean,
-        std=facts.std,
+        mean=mean or facts.mean,
+        std=std or facts.std,
     )
 
 
-def folder_of(name: str, facts: Facts, recipe: Recipe, root: Path) -> Path:
-    """Where the teacher `name` lies: one folder for each model, data split and recipe."""
-    key = json.dumps([VERSION, name, facts.sha256["train"], facts.split_hash, asdict(recipe), SEED])
-    return root / f"{facts.dataset}-{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+def untrained(model: str, facts: Facts) -> nn.Module:
+    """A teacher's network, or an ensemble's, for its shapes; weights from torch's stream."""
+    names = model.split(AND)
+    members = [build_for(name, facts) for name in names]
+    return Ensemble(members) if len(names) > 1 else members[0]
 
 
 def find(folder: Path) -> Teacher | None:
     """The teacher in `folder`, or None where it is missing, damaged or of another version."""
     try:
-        record = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
-        content = (folder / "weights.safetensors").read_bytes()
+        record = read_record(folder)
+        content = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError):
         return None
     if record.get("version") != VERSION or hashlib.sha256(content).hexdigest() != record["sha256"]:
         return None
-    known = {name: record[name] for name in ("model", "accuracy", "sha256", "epochs")}
-    return Teacher(folder=str(folder), **known)
+    return from_record(folder, record)
 
 
-def train(
-    name: str,
-    facts: Facts,
-    recipe: Recipe,
-    folder: Path,
-    device: str = "cpu",
-) -> Teacher:
-    """Train a teacher on labels, measure it on validation, store it; `progress` tells how far it is.
-
-    Raises ValueError where it diverges or ends no better than chance: nothing can be learnt from it.
-    """
-    data, val = open_split(facts, "train"), open_split(facts, "val")
-    method = load_method("vanilla")
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    run = Training(method, {}, recipe, SEED, lambda: build_for(name, facts), data, device=device)
-    accuracy = 0.0
-    for epoch in range(1, recipe.epochs + 1):
-        _, divergence = run.train_epoch()
-        if divergence:
-            raise ValueError(
-                f"the teacher {name} diverged in epoch {epoch}; lower --lr, got {recipe.lr:g}"
-            )
-        accuracy = validate(run.student, val, device)["accuracy"]
-        rename_into(folder / PROGRESS, json.dumps([epoch, accuracy]).encode())
-    if accuracy < 1.5 / facts.n_classes:
-        raise ValueError(
-            f"the teacher {name} must beat chance ({1 / facts.n_classes:.1%}), got {accuracy:.1%}"
-        )
-    content = save_tensors({k: v.contiguous().cpu() for k, v in run.student.state_dict().items()})
-    teacher = Teacher(
-        str(folder), name, accuracy, hashlib.sha256(content).hexdigest(), recipe.epochs
-    )
-    rename_into(folder / "weights.safetensors", content)
-    record = {
-        **asdict(teacher),
-        "version": VERSION,
-        "recipe": asdict(recipe),
-        "dataset": facts.dataset,
-    }
-    rename_into(folder / "teacher.json", json.dumps(record, indent=1).encode())
-    return teacher
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `teacher.json` says; raises OSError or ValueError where it cannot be read."""
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
 
 
-def progress(folder: Path) -> tuple[int, float]:
-    """(epochs trained, validation accuracy) of a teacher under way; (0, 0) before its first epoch."""
-    try:
-        epoch, accuracy = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0, 0.0
-    return int(epoch), float(accuracy)
+def from_record(folder: Path, record: dict[str, Any]) -> Teacher:
+    """The teacher that a record describes."""
+    lists = {name: tuple(record[name]) for name in ("mean", "std")}
+    return Teacher(folder=str(folder), **{name: record[name] for name in PLAIN} | lists)
 
 
 def load(teacher: Teacher, facts: Facts, device: torch.device | str = "cpu") -> nn.Module:
     """The frozen network, in eval mode; raises ValueError where its weights are not those recorded."""
-    path = Path(teacher.folder) / "weights.safetensors"
+    if teacher.members:
+        members = [_load_one(member, facts) for member in teacher.members]
+        return Ensemble(members).eval().to(device)
+    return _load_one(teacher, facts).to(device)
+
+
+def _load_one(teacher: Teacher, facts: Facts) -> Normalized:
+    with seeded(SEED, "teacher"):
+        model = build_for(teacher.model, facts, teacher.mean, teacher.std)
+    return _filled(model, Path(teacher.folder), teacher.sha256)
+
+
+def load_alone(folder: Path) -> tuple[Normalized, dict[str, Any]]:
+    """The frozen network in `folder` without its data at hand, and its record; ValueError as in `load`."""
+    record = read_record(folder)
+    shape = {name: record[name] for name in ("n_classes", "channels", "size")}
+    mean, std = tuple(record["mean"]), tuple(record["std"])
+    with seeded(SEED, "teacher"):
+        model = models.build(record["model"], **shape, mean=mean, std=std)
+    return _filled(model, folder, record["sha256"]), record
+
+
+def _filled(model: Normalized, folder: Path, sha256: str) -> Normalized:
+    path = folder / WEIGHTS
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != teacher.sha256:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(
             f"the teacher's weights must be those recorded, got a changed file {path}; delete its folder"
         )
-    with seeded(SEED, "teacher"):
-        model = build_for(teacher.model, facts)
     model.load_state_dict(load_tensors(content))
-    return model.requires_grad_(False).eval().to(device)
+    return model.requires_grad_(False).eval()
+
+
+def joint_sha256(members: Sequence[Teacher]) -> str:
+    """An ensemble's: of its members' checksums, in their order."""
+    return hashlib.sha256("/".join(member.sha256 for member in members).encode()).hexdigest()
 
 
 def context_of(
@@ -164,19 +167,27 @@ def outputs_on(
 
 
 def prepare(
-    method_name: str, teacher: Teacher, student: str, facts: Facts, root: Path, device: str = "cpu"
+    method_name: str,
+    teacher: Teacher,
+    student: str,
+    stages: Stages,
+    facts: Facts,
+    root: Path,
+    device: str = "cpu",
 ) -> str:
     """The file of what a method prepares once for its searches; made unless it is there, "" where it makes nothing."""
     method = load_method(method_name)
     if method.prepare is None:
         return ""
-    key = json.dumps([VERSION, method_name, teacher.sha256, student, facts.sha256["train"]])
+    data = [facts.sha256["train"], facts.split_hash]
+    key = json.dumps([VERSION, method_name, teacher.sha256, student, stages, data])
     path = root / f"{method_name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if not path.exists():
         torch.set_num_threads(1)
-        network = load(teacher, facts, device)
+        network = Stages.only(load(teacher, facts, device), stages.teacher)
         with seeded(SEED, "student"):
-            context = context_of(build_for(student, facts).to(device), network, facts)
+            built = Stages.only(build_for(student, facts).to(device), stages.student)
+            context = context_of(built, network, facts)
         made = method.prepare(context, outputs_on(network, facts, method.prepare_epochs))
         root.mkdir(parents=True, exist_ok=True)
         rename_into(path, save_tensors({k: v.contiguous().cpu() for k, v in made.items()}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import time
 from collections.abc import Mapping
@@ -19,18 +18,19 @@ from torch import nn
 
 from trainables import methods, objective, targets
 from trainables import teacher as teachers
+from trainables.checkpoint import read_state, write_state
 from trainables.contract import Context, Method
-from trainables.data.splits import Facts, Split, open_split, rename_into
+from trainables.data.splits import Facts, Split, open_split
+from trainables.data.stream import Streamed
 from trainables.data.views import to_float
 from trainables.precision import PLAIN, Precision
 from trainables.recipe import RECIPE_KEYS, Recipe
+from trainables.stages import BY_RULE, Stages
 from trainables.targets import Recall
 from trainables.teacher import Teacher
 from trainables.teacher_cache import TargetCache
 from trainables.training import Divergence, Teach, Training, validate, with_input_gradient
 
-STATE = "state.pt"
-VERSION = 1
 RESIDENT_BYTES = 4 * 2**30  # of images kept in a GPU's memory
 
 
@@ -47,9 +47,10 @@ class Task:
     precision: Precision = PLAIN
     cache_folder: str = ""  # of what the teacher said
     cache_bytes: int = 0  # its bound; 0 for a live teacher
-    eval_epochs: tuple[
-        int, ...
-    ] = ()  # after which a student is judged, beside its last; empty: all
+    # after which a student is judged, beside its last; empty: after each
+    eval_epochs: tuple[int, ...] = ()
+    stages: Stages = BY_RULE
+    workers: int = 0  # processes that read streamed images from their files
 
 
 class Workplace:
@@ -60,13 +61,15 @@ class Workplace:
         self.task = task
         self.device = torch.device("cuda" if task.use_gpu else "cpu")
         self.train, self.val = (
-            resident(open_split(task.facts, part), self.device) for part in ("train", "val")
+            resident(open_split(task.facts, part, task.workers), self.device)
+            for part in ("train", "val")
         )
 
     @cached_property
     def teacher(self) -> nn.Module:
         """The frozen teacher on this worker's device."""
-        return teachers.load(self.task.teacher, self.task.facts, self.device)
+        network = teachers.load(self.task.teacher, self.task.facts, self.device)
+        return Stages.only(network, self.task.stages.teacher)
 
     def training(self, config: dict[str, Any]) -> Training:
         """The student that `config` (method, seed, hyper) describes, before its first epoch."""
@@ -80,7 +83,7 @@ class Workplace:
             loss_values,
             recipe,
             config["seed"],
-            lambda: teachers.build_for(self.task.student, self.task.facts),
+            self.build,
             self.train,
             self._teach(method) if taught else None,
             self._context,
@@ -88,6 +91,11 @@ class Workplace:
             self._recall(method, loss_values, recipe),
             self.task.precision,
         )
+
+    def build(self) -> nn.Module:
+        """A student before its training."""
+        network = teachers.build_for(self.task.student, self.task.facts)
+        return Stages.only(network, self.task.stages.student)
 
     @cached_property
     def prepared(self) -> dict[str, torch.Tensor]:
@@ -128,7 +136,7 @@ class Workplace:
         facts = self.task.facts
         machine = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         return {
-            "teacher": self.task.teacher.sha256,
+            "teacher": [self.task.teacher.sha256, self.task.stages],
             "data": [facts.sha256["train"], facts.split_hash],
             "prepared": Path(self.task.prepared).name,
             "computed": [machine, torch.__version__, "float32", code_hash()],
@@ -140,7 +148,9 @@ class Workplace:
 
 def resident(data: Split, device: torch.device) -> Split:
     """The split with its images where the student is, if they fit there; as it is on a CPU, where they are mapped."""
-    if device.type == "cpu" or math.prod(data.images.shape) > RESIDENT_BYTES:
+    if device.type == "cpu" or isinstance(data.images, Streamed):
+        return data
+    if math.prod(data.images.shape) > RESIDENT_BYTES:
         return data
     return Split(data.images[:].to(device), data.labels.to(device))
 
@@ -244,13 +254,8 @@ class Trial(tune.Trainable):
         """Write the state of this trial and its checksum, each whole or not at all; nothing for a failed one."""
         if self.student is None:
             return
-        buffer = io.BytesIO()
-        extra = {"version": VERSION, "best": self.best, "seconds": self.seconds, "val": self.val}
-        torch.save({**self.run.state(), **extra}, buffer)
-        content = buffer.getvalue()
-        folder = Path(checkpoint_dir)
-        rename_into(folder / STATE, content)
-        rename_into(folder / f"{STATE}.sha256", hashlib.sha256(content).hexdigest().encode())
+        extra = {"best": self.best, "seconds": self.seconds, "val": self.val}
+        write_state(Path(checkpoint_dir), {**self.run.state(), **extra})
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
         """Go on from a checkpoint; raises ValueError where it is damaged or of another version."""
@@ -258,21 +263,3 @@ class Trial(tune.Trainable):
         self.student = None
         self.best, self.seconds = float(self.state["best"]), float(self.state["seconds"])
         self.val = self.state.get("val", {})
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """A checkpoint's state; raises ValueError, naming the file, where it is damaged or of another version."""
-    path = folder / STATE
-    try:
-        content = path.read_bytes()
-        recorded = (folder / f"{STATE}.sha256").read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"a checkpoint must be readable, got {path}: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != recorded:
-        raise ValueError(f"a checkpoint must match its checksum, got a damaged one: {path}")
-    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-    if state["version"] != VERSION:
-        raise ValueError(
-            f"a checkpoint must be of version {VERSION}, got {state['version']} in {path}"
-        )
-    return state

@@ -33,12 +33,18 @@ def running(n_cpus: int) -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
+        runtime_env={"env_vars": environment()},
     )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def environment() -> dict[str, str]:
+    """Of the workers: one thread each, and the user's folder in sight, for factories of models and data."""
+    known = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(known)}
 
 
 def _ensure_token() -> None:

@@ -9,19 +9,22 @@ worse than default on validation. Only then does anything look at the test image
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from trainables import teacher as teachers
 from trainables.champion import load_champion, rebuild, save_champion
+from trainables.checkpoint import read_state
 from trainables.data.sealed import open_test
 from trainables.data.splits import Split
 from trainables.evaluation.attacks import robustness
+from trainables.models import slug
 from trainables.models.normalized import latency_ms, n_parameters
 from trainables.recipe import RECIPE_KEYS
-from trainables.trainable import Task, read_state
+from trainables.teacher import Teacher
+from trainables.trainable import Task
 from trainables.training import validate
 from tuner import students
 from tuner.journal import Journal, Story, Student
@@ -152,15 +155,21 @@ def judge(planned: Plan, task: Task, board: Board, journal: Journal) -> dict[str
         "rows": found,
         "finalists": [_finalist(planned, told, c) for c in options if c.role != "vanilla"],
         "teacher": {
-            "model": task.teacher.model,
-            "val": task.teacher.accuracy,
+            **_about_teacher(task.teacher),
             **_judge_network(planned, teachers.load(task.teacher, task.facts), test),
         },
         "champion": champion,
-        "registered_as": f"kdtune-{planned.settings.dataset}-{planned.student}",
+        "registered_as": slug(f"kdtune-{planned.source.name}-{planned.student}"),
     }
     board.take(journal.write("answer", sync=True, **answer))
     return told.results["answer"]
+
+
+def _about_teacher(teacher: Teacher) -> dict[str, Any]:
+    """What the report says of the teacher, its members included; accuracies are on validation."""
+    about = asdict(replace(teacher, members=()))
+    about["val"] = about.pop("accuracy")  # the test set's stands beside it under that name
+    return {**about, "members": [_about_teacher(member) for member in teacher.members]}
 
 
 def last_state(planned: Plan, identity: str) -> dict[str, Any]:
@@ -242,6 +251,7 @@ def _named(measured: dict[str, float], epsilon: float) -> dict[str, float]:
 def _about(task: Task, contender: Contender) -> dict[str, Any]:
     return {
         "student": task.student,
+        "stages": task.stages,
         "teacher": task.teacher.model,
         "method": contender.method,
         "hyper": contender.hyper,

@@ -37,11 +37,12 @@ def _models() -> Listing:
 
 
 def _datasets() -> Listing:
-    entries = {name: sources.source(name) for name in sources.names()}
     rows: list[tuple[str, ...]] = [
-        (name, e.summary, f"{e.teacher} -> {e.student}") for name, e in entries.items()
+        (name, e.summary, e.augment, f"{e.teacher} -> {e.student}")
+        for name, e in sources.SOURCES.items()
     ]
-    return ("dataset", "images", "default teacher -> student"), rows
+    rows += [(name, about, "", "by the images' size") for name, about in sources.PATTERNS.items()]
+    return ("dataset", "images", "views", "default teacher -> student"), rows
 
 
 def _spaces() -> Listing:

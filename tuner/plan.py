@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import sys
@@ -14,15 +15,22 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import torch
+from torch import nn
 
 import search_spaces
 from search_spaces import Domain, Space, Value, nearest, searched
-from trainables import methods, models, objective
-from trainables.contract import Method
+from trainables import methods, models, objective, teacher_wanted
+from trainables.contract import Context, Method
 from trainables.data import sources
 from trainables.data.sources import Source
+from trainables.models.ensemble import Ensemble
 from trainables.recipe import RECIPE_KEYS, Recipe, check_recipe
-from trainables.seeding import seeded
+from trainables.seeding import generator, seeded
+from trainables.stages import BY_RULE, Stages
+from trainables.stages import check as check_stages
+from trainables.stages import parse as parse_stages
+from trainables.targets import Choice, choose
+from trainables.teacher_wanted import Wanted
 from tuner.progress import settings_in_words
 from tuner.settings import Settings, bytes_of
 
@@ -42,7 +50,7 @@ class Plan:
     settings: Settings
     source: Source
     method: Method
-    teacher: str
+    teachers: tuple[Wanted, ...]  # several are averaged
     student: str
     recipe: Recipe
     space: Space  # searched domains and fixed values
@@ -52,6 +60,16 @@ class Plan:
     def out(self) -> Path:
         """The output folder, absolute."""
         return self.settings.out.expanduser().resolve()
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's network, or those of an ensemble, in words."""
+        return " + ".join(wanted.model or wanted.uri for wanted in self.teachers)
+
+    @property
+    def teacher_epochs(self) -> int:
+        """Of a teacher that has to be trained."""
+        return self.settings.teacher_epochs or self.source.teacher_epochs
 
     @property
     def folder(self) -> Path:
@@ -66,7 +84,7 @@ class Plan:
     @property
     def data_root(self) -> Path:
         """Where images lie."""
-        return (self.settings.data_root or self.out / "data").expanduser().resolve()
+        return _data_root(self.settings)
 
     @property
     def tracking_uri(self) -> str:
@@ -123,6 +141,49 @@ class Plan:
         return min(self.settings.max_concurrent or fit, fit)
 
     @property
+    def stages(self) -> Stages:
+        """Which feature maps are compared, where the user said so."""
+        return parse_stages(self.settings.stages) if self.settings.stages else BY_RULE
+
+    @cached_property
+    def networks(self) -> Context:
+        """Both networks, untrained, with all their maps, and what they say of a few images."""
+        source, grey = self.source, (0.5,) * self.source.channels
+        shape = {"n_classes": source.n_classes, "channels": source.channels, "size": source.size}
+        with seeded(0, "check"):
+            student, *members = (
+                models.build(name, **shape, mean=grey, std=grey)
+                for name in (self.student, *(wanted.model for wanted in self.teachers))
+            )
+            teacher = Ensemble(members) if len(members) > 1 else members[0]
+            return self._seen(student, teacher)
+
+    @cached_property
+    def context(self) -> Context:
+        """The same with the maps that are compared alone, as the method sees it."""
+        whole = self.networks
+        if not self.settings.stages:
+            return whole
+        student = Stages.only(copy.deepcopy(whole.student_model), self.stages.student)
+        teacher = Stages.only(copy.deepcopy(whole.teacher_model), self.stages.teacher)
+        return self._seen(student, teacher)
+
+    def _seen(self, student: nn.Module, teacher: nn.Module) -> Context:
+        n_classes, channels, size = (
+            self.source.n_classes,
+            self.source.channels,
+            self.source.size,
+        )
+        images = torch.rand(4, channels, size, size, generator=generator(0, "check"))
+        return objective.look(student, teacher, images, torch.arange(n_classes), n_classes)
+
+    def teacher_part(self, n_train: int) -> Choice:
+        """Whether the teacher's outputs are kept, for so many training images."""
+        settings = {**objective.defaults(self.method), **self.published}
+        seen = self.context.teacher
+        return choose(self.method, settings, self.recipe, seen, {}, n_train, self.cache_bytes)
+
+    @property
     def cache_bytes(self) -> int:
         """Bound of the cache of the teacher's outputs; 0 for none."""
         return 0 if self.settings.no_cache else bytes_of(self.settings.cache_size)
@@ -154,26 +215,26 @@ def available_cpus() -> int:
 def make(settings: Settings) -> Plan:
     """Look up and check everything that needs no data; raises ValueError with what must hold and what came."""
     method = methods.load(settings.method)
-    source = sources.source(settings.dataset)
+    source = sources.source(settings.dataset, _data_root(settings), settings.image_size)
     recipe = Recipe(
         epochs=settings.epochs or source.epochs,
         batch_size=settings.batch_size,
         optimizer=settings.optimizer,
         lr=settings.lr or LEARNING_RATES[settings.optimizer],
-        augment=source.augment,
+        augment=settings.augment or source.augment,
     )
     plan = Plan(
         settings=settings,
         source=source,
         method=method,
-        teacher=settings.teacher or source.teacher,
+        teachers=_teachers(settings, source),
         student=settings.student or _default_student(source, method),
         recipe=recipe,
         space=_space(settings, method),
-        name=settings.name or _made_up_name(settings),
+        name=settings.name or _made_up_name(settings, source),
     )
     _check_search(plan)
-    _check_models(plan)
+    check_models(plan)
     return plan
 
 
@@ -182,6 +243,22 @@ def check_outside(plan: Plan) -> None:
     _check_machine(plan.settings)
     _check_writable(plan.out)
     _check_tracking(plan)
+
+
+def _teachers(settings: Settings, source: Source) -> tuple[Wanted, ...]:
+    asked = settings.teacher or (source.teacher,)
+    wanted = tuple(teacher_wanted.parse(text, source.n_classes) for text in asked)
+    texts = [one.text for one in wanted]
+    twice = [text for text in texts if texts.count(text) > 1]
+    if twice:
+        raise ValueError(
+            f"an ensemble's teachers must differ, got {twice[0]} twice; NAME#2 trains one with another seed"
+        )
+    return wanted
+
+
+def _data_root(settings: Settings) -> Path:
+    return (settings.data_root or settings.out / "data").expanduser().resolve()
 
 
 def _default_student(source: Source, method: Method) -> str:
@@ -251,18 +328,16 @@ def _check_search(plan: Plan) -> None:
             )
 
 
-def _check_models(plan: Plan) -> None:
-    """Build both networks, untrained, and let the method look at their shapes."""
-    source, grey = plan.source, (0.5,) * plan.source.channels
-    shape = {"n_classes": source.n_classes, "channels": source.channels, "size": source.size}
-    with seeded(0, "check"):
-        student, teacher = (
-            models.build(name, **shape, mean=grey, std=grey)
-            for name in (plan.student, plan.teacher)
-        )
-        images = torch.rand(4, source.channels, source.size, source.size)
-        labels = torch.arange(source.n_classes)
-        context = objective.look(student, teacher, images, labels, source.n_classes)
+def check_models(plan: Plan) -> None:
+    """Let the method look at both networks' shapes; raises ValueError where it cannot work.
+
+    Nothing is checked yet where only the registry knows a teacher's network.
+    """
+    if not all(wanted.model for wanted in plan.teachers):
+        return
+    whole = plan.networks
+    check_stages(plan.stages, whole.student, whole.teacher)
+    context = plan.context
     for hyper in _corners(plan):
         reason = objective.why_not(plan.method, context, hyper)
         if reason:
@@ -281,8 +356,8 @@ def _corners(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _made_up_name(settings: Settings) -> str:
-    base = f"{settings.method}-{settings.dataset}"
+def _made_up_name(settings: Settings, source: Source) -> str:
+    base = f"{settings.method}-{source.name}"
     taken = settings.out.expanduser()
     return next(name for n in itertools.count(1) if not (taken / (name := f"{base}-{n}")).exists())
 

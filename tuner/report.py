@@ -12,8 +12,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from trainables import stages
+from trainables.data import sources
+from trainables.data.splits import Facts
 from trainables.trainable import Task
-from tuner import figures
+from tuner import figures, teacher_report
 from tuner.journal import Journal, Story
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
@@ -50,6 +53,12 @@ def plan_table(planned: Plan) -> Group:
     rows = {
         "search": f"{planned.name}, in {planned.folder}",
         "question": question(planned),
+        "data": data_plan(planned),
+        "teacher": "\n".join(
+            f"{one.model or 'a network'} {one.origin(planned.teacher_epochs)}"
+            for one in planned.teachers
+        ),
+        **_networks_plan(planned),
         "space": "\n".join(f"{name}: {domain}" for name, domain in planned.space.items()),
         "first trial": settings_in_words(planned.published) + " (the published setting)",
         "trials": f"{planned.n_trials} by {s.search}, {_early(planned)}",
@@ -67,6 +76,50 @@ def plan_table(planned: Plan) -> Group:
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return Group(Text("What would run (nothing has been started or written)", style="bold"), table)
+
+
+def _networks_plan(planned: Plan) -> dict[str, str]:
+    """How the student's maps go with the teacher's, where the method looks at maps, and where targets come from."""
+    if not all(wanted.model for wanted in planned.teachers):
+        return {}
+    seen, rows = planned.networks, {}
+    if "features" in planned.method.needs:
+        rows["stages"] = stages.in_words(seen.student, seen.teacher, planned.stages)
+    choice = planned.teacher_part(planned.recipe.batch_size)
+    rows["teacher's part"] = choice.reason
+    if choice.kept:
+        each = choice.epoch_bytes // planned.recipe.batch_size
+        rows["teacher's part"] = choice.reason.partition(":")[0] + f": {each:,} bytes an image"
+    return rows
+
+
+def data_plan(planned: Plan) -> str:
+    """Which images, how they are divided and shown, and where they come from; nothing is read."""
+    s, source = planned.settings, planned.source
+    share = source.val_fraction if s.val_fraction is None else s.val_fraction
+    lines = [
+        source.summary,
+        "validation as published"
+        if share is None
+        else f"validation: {share:g} of the training images",
+        *([f"subset of {s.subset} images for training and validation"] if s.subset else []),
+        f"views: {planned.recipe.augment}",
+        sources.download(s.dataset, planned.data_root) or f"kept in {planned.data_root / 'kdtune'}",
+    ]
+    return "\n".join(lines)
+
+
+def data_in_words(facts: Facts) -> str:
+    """Counts, the split's hash, and images that are there more than once, where there are any."""
+    counts = f"{facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images"
+    said = f"{counts}, split {facts.split_hash[:8]}"
+    twins = facts.duplicates
+    if not twins.get("groups"):
+        return said
+    return (
+        f"{said}; {twins['groups']} groups of identical images in the whole set: {twins['train_and_test']} across "
+        f"training and test, {twins['within_train']} within training, {twins['different_labels']} with different labels"
+    )
 
 
 def _early(planned: Plan) -> str:
@@ -212,6 +265,8 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "sentences": sentences(planned, answer),
         "comparison": comparison(answer),
         "finalists": finalist_rows(answer),
+        "teacher": teacher_report.rows(answer["teacher"]),
+        "teacher_words": teacher_report.sentences(planned, answer),
         "outcomes": outcomes(told),
         "epochs": sum(len(s.history) for s in told.students.values()),
         "answer": answer,
@@ -234,7 +289,9 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
     for picture in pictures:
         journal.write("file", id="", path=str(picture.path), folder="figures")
     journal.write("summary", id="", metrics=_summary(answer))
-    journal.write("file", id="", path=answer["champion"]["weights"], folder="champion")
+    weights = Path(answer["champion"]["weights"])
+    for path in (weights, weights.with_suffix(".json")):
+        journal.write("file", id="", path=str(path), folder="champion")
     journal.write(
         "model",
         folder=str(planned.folder),
@@ -267,7 +324,7 @@ def command(planned: Plan) -> str:
     words = ["python", "tune.py"]
     for name, value in said.items():
         for item in value if isinstance(value, tuple | list) else (value,):
-            words += ["--" + name.replace("_", "-"), str(item)]
+            words += ["--" + name.replace("_", "-"), *([] if item is True else [str(item)])]
     return shlex.join(words)
 
 

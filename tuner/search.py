@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainables import teacher as teachers
-from trainables.data.splits import Facts, prepare
+from trainables.data import sources
+from trainables.data.splits import Facts, prepare, whole
 from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, report, students
+from tuner import cluster, confirm, plan, report, students, teaching
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
-from tuner.progress import Board, duration, quiet_streams
+from tuner.progress import Board, quiet_streams
 from tuner.settings import Settings
 from tuner.students import Interrupted
 from tuner.tracking import Mirror
@@ -38,12 +38,17 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
             f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
             f"--resume {planned.name} goes on with it, --overwrite deletes it first"
         )
+    planned = teaching.resolved(planned)
     board, facts = _open(planned)
     if planned.folder.exists():
         with _locked(planned.folder):
             shutil.rmtree(planned.folder)
     planned.folder.mkdir(parents=True)
-    places = {"name": planned.name, "out": planned.out, "data_root": planned.data_root}
+    places: dict[str, Any] = {"name": planned.name, "out": planned.out}
+    places["data_root"] = planned.data_root
+    if settings.teacher:
+        places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
+    places["dataset"] = sources.absolute(settings.dataset)
     written = settings.model_copy(update=places).model_dump_json(indent=1)
     (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
     return _carry_out(planned, facts, board)
@@ -66,6 +71,8 @@ def resume(name: str, given: dict[str, Any]) -> int:
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
         )
     planned = plan.make(settings.model_copy(update={"out": folder.parent}))
+    if teaching.remembered(told) is None:
+        planned = teaching.resolved(planned)
     board, facts = _open(planned)
     board.story = told
     return _carry_out(planned, facts, board)
@@ -92,10 +99,20 @@ def _open(planned: Plan) -> tuple[Board, Facts]:
     board, s = Board(), planned.settings
     pair = f"{planned.teacher} -> {planned.student}"
     board.say(f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {pair}")
-    with board.waiting("reading images"):
-        facts = prepare(s.dataset, planned.data_root, planned.out / "cache" / "data")
-    counts = f"{facts.n_train} train, {facts.n_val} validation, {facts.n_test} test images"
-    board.say(f"data: {counts}, split {facts.split_hash[:8]}")
+    coming = sources.download(s.dataset, planned.data_root)
+    if coming:  # torchvision shows its own progress
+        board.say(f"data: {coming}")
+    with nullcontext() if coming else board.waiting("reading images"):
+        facts = prepare(
+            s.dataset,
+            planned.data_root,
+            planned.out / "cache" / "data",
+            val_fraction=s.val_fraction,
+            subset=s.subset,
+            image_size=s.image_size,
+            say=lambda text: board.say(f"data: {text}"),
+        )
+    board.say(f"data: {report.data_in_words(facts)}")
     return board, facts
 
 
@@ -112,11 +129,13 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                 else:
                     journal_search(planned, facts, journal)
                 probing = _start_probe(planned, facts)
-                teacher = _teach(planned, facts, board)
+                once = partial(_once, planned)
+                teacher = teaching.teach(planned, whole(facts), journal, board, once)
                 mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
                 precision, milliseconds = cluster.wait(probing)
                 board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
                 journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
+                board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
                 task = _task(planned, facts, teacher, precision)
                 status = _search_and_confirm(planned, task, journal, board)
         except Interrupted as interrupted:
@@ -133,35 +152,6 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
             if mirror:
                 _farewell(mirror, board, planned)
     return status
-
-
-def _teach(planned: Plan, facts: Facts, board: Board) -> Teacher:
-    """The teacher, found or trained."""
-    recipe = replace(planned.recipe, epochs=planned.source.epochs)
-    folder = teachers.folder_of(planned.teacher, facts, recipe, planned.out / "teachers")
-    teacher = teachers.find(folder)
-    where = f"{folder.parent.name}/{folder.name}"
-    if teacher:
-        board.say(
-            f"teacher: {planned.teacher}, {teacher.accuracy:.2%} on validation, found in {where}"
-        )
-        return teacher
-    started = time.monotonic()
-    board.say(f"teacher: training {planned.teacher} for {recipe.epochs} epochs")
-    with board.counting(f"teacher {planned.teacher}", recipe.epochs) as show:
-        trained: Teacher = _once(
-            planned,
-            teachers.train,
-            planned.teacher,
-            facts,
-            recipe,
-            folder,
-            meanwhile=lambda: show(*teachers.progress(folder)),
-        )
-    board.say(
-        f"teacher: {trained.accuracy:.2%} on validation after {duration(time.monotonic() - started)}, kept in {where}"
-    )
-    return trained
 
 
 def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
@@ -225,6 +215,7 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
             planned.settings.method,
             teacher,
             planned.student,
+            planned.stages,
             facts,
             where,
         )
@@ -239,6 +230,8 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
         str(planned.out / "cache" / "targets"),
         planned.cache_bytes,
         planned.eval_epochs,
+        planned.stages,
+        planned.settings.cpus_per_trial - 1,
     )
 
 

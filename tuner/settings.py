@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([KMGT]?B)", re.IGNORECASE)
+STAGES = re.compile(r"\d{1,4}-\d{1,4}(,\d{1,4}-\d{1,4})*")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -22,12 +23,47 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = Field(description="the distillation method; several or `all` for a league")
-    dataset: str = Field("digits", description="the images")
+    dataset: str = Field(
+        "digits",
+        description="the images: a name of --list datasets, folder:PATH or package.module:factory",
+    )
     data_root: Path | None = Field(
         None, description="folder of images already on disk (default: OUT/data)"
     )
-    teacher: str | None = Field(None, description="the teacher's network (default: the dataset's)")
+    subset: int | None = Field(
+        None,
+        ge=2,
+        description="take so many images for training and validation together, as many of each class (default: all)",
+    )
+    val_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training images kept for validation (default: the dataset's)",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=4,
+        le=1024,
+        description="height and width that images of a folder or factory are resized to (default: by the first)",
+    )
+    teacher: tuple[str, ...] = Field(
+        (),
+        description="a network to train, NAME:FILE, mlflow:models:/NAME@ALIAS; several are averaged "
+        "(default: the dataset's)",
+    )
     student: str | None = Field(None, description="the student's network (default: the dataset's)")
+    teacher_epochs: int | None = Field(
+        None, ge=1, description="of a teacher that has to be trained (default: the dataset's)"
+    )
+    trust_pickle: bool = Field(
+        False, description="load teachers' files that hold pickled code, which runs: only your own"
+    )
+
+    stages: str | None = Field(
+        None,
+        description="feature maps to compare, STUDENT-TEACHER as 1-1,2-3 (default: last with last, and so on)",
+    )
 
     trials: int = Field(32, ge=1, description="configurations to try")
     epochs: int | None = Field(
@@ -57,6 +93,9 @@ class Settings(BaseModel):
         "sgd", description="sgd is with Nesterov momentum 0.9"
     )
 
+    augment: Literal["none", "crop_flip", "crop_flip_rotate", "randaugment"] | None = Field(
+        None, description="random views of the training images (default: the dataset's)"
+    )
     eval_every: int = Field(
         1,
         ge=1,
@@ -95,6 +134,11 @@ class Settings(BaseModel):
     )
     tracking_uri: str | None = Field(None, description="MLflow's (default: OUT/mlflow.db)")
 
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_teacher_is_a_list_of_one(cls, teacher: Any) -> Any:
+        return (teacher,) if isinstance(teacher, str) else teacher or ()
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str | None) -> str | None:
@@ -103,6 +147,13 @@ class Settings(BaseModel):
                 "must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
             )
         return name
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_are_pairs(cls, text: str | None) -> str | None:
+        if text is not None and not STAGES.fullmatch(text):
+            raise ValueError("must be pairs STUDENT-TEACHER of map numbers as 1-1,2-3")
+        return text
 
     @field_validator("cache_size")
     @classmethod
@@ -131,9 +182,12 @@ def bytes_of(size: str) -> int:
 
 
 GROUPS = {
-    "what to distill": ("method", "dataset", "data_root", "teacher", "student"),
+    "what to distill": (
+        *("method", "dataset", "data_root", "subset", "val_fraction", "image_size"),
+        *("teacher", "student", "teacher_epochs", "trust_pickle", "stages"),
+    ),
     "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed"),
-    "the recipe": ("batch_size", "lr", "optimizer", "eval_every"),
+    "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds"),
     "the machine": (
         *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),

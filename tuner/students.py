@@ -16,7 +16,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from trainables.trainable import STATE, Task, Trial, read_state
+from trainables.checkpoint import STATE, read_state
+from trainables.trainable import Task, Trial
 from tuner import schedulers
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainables.models import slug
 from tuner.journal import FILE, Event, read
 
 STATE = "tracking.json"
@@ -32,6 +33,8 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"} 
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
 PATIENCE = 60.0  # seconds that the end of a search waits for a server that does not answer
 POLL = 0.5  # seconds
+# What torch.export raises for a network that it cannot follow, and a folder that is gone; a server's are others.
+EXPORT_ERRORS = (RuntimeError, TypeError, AttributeError, FileNotFoundError)
 MAX_METRICS = 1000  # of one log_batch
 
 
@@ -177,6 +180,8 @@ class Delivery:
             )
         elif kind == "model":
             self._log_model(event)
+        elif kind == "teacher":
+            self._link_teacher(event)
         elif kind == "close":
             self.client.set_tag(self.state.runs[""], "kd.status", event["status"])
             self._terminate("", STATUS.get(event["status"], "FAILED"))
@@ -274,35 +279,97 @@ class Delivery:
         """The champion as an MLflow model: images in [0, 1] in, logits out; registered under its alias."""
         if self.state.model_version:
             return
+        from trainables.champion import WEIGHTS, load_champion
+
+        folder = Path(event["folder"])
+        model = load_champion(folder)
+        record = json.loads((folder / "champion.json").read_text(encoding="utf-8"))
+        logged = self._log_network(
+            model,
+            record["facts"],
+            event["registered_as"],
+            "model",
+            [folder / WEIGHTS, folder / "champion.json"],
+            [record["student"], record["teacher"]],
+        )
+        version = str(logged.registered_model_version)
+        self._crown(event["registered_as"], version, event["accuracy"], event["split_hash"])
+        self.state.model_version = version
+
+    def _log_network(
+        self,
+        model: Any,
+        shape: dict[str, Any],
+        registered_as: str | None,
+        name: str,
+        files: list[Path],
+        networks: list[str],
+    ) -> Any:
+        """Log a network that gives logits, with `files` beside it, in the search's run; register it where named."""
         import mlflow.pytorch
         import numpy as np
         import torch
         from mlflow.models import infer_signature
 
-        from trainables.champion import load_champion
-
         torch.set_num_threads(1)
-        model = load_champion(Path(event["folder"]))
-        facts = json.loads((Path(event["folder"]) / "champion.json").read_text(encoding="utf-8"))[
-            "facts"
-        ]
-        shape = (2, facts["channels"], facts["size"], facts["size"])
-        example = np.random.default_rng(0).random(shape, dtype=np.float32)
+        size = (2, shape["channels"], shape["size"], shape["size"])
+        example = np.random.default_rng(0).random(size, dtype=np.float32)
         with torch.no_grad():
             answer = model(torch.from_numpy(example)).numpy()
-        with self.mlflow.start_run(run_id=self.state.runs[""]):
-            logged = mlflow.pytorch.log_model(
-                model,
-                name="model",
-                input_example=example,
-                signature=infer_signature(example, answer),
-                pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],
-                registered_model_name=event["registered_as"],
-            )
-        self.client.update_run(self.state.runs[""], status="RUNNING")
-        version = str(logged.registered_model_version)
-        self._crown(event["registered_as"], version, event["accuracy"], event["split_hash"])
-        self.state.model_version = version
+        try:
+            with self.mlflow.start_run(run_id=self.state.runs[""]):
+                return mlflow.pytorch.log_model(
+                    model,
+                    name=name,
+                    input_example=example,
+                    signature=infer_signature(example, answer),
+                    pip_requirements=requirements(networks),
+                    extra_files=[str(path) for path in files],
+                    registered_model_name=registered_as,
+                )
+        finally:  # the search itself goes on
+            self.client.update_run(self.state.runs[""], status="RUNNING")
+
+    def _link_teacher(self, event: Event) -> None:
+        """Register the teacher, or each of an ensemble, unless it is known, and name it in the search's run."""
+        from mlflow.entities import LoggedModelInput
+
+        run_id = self.state.runs[""]
+        members = zip(event["members"] or [event], event["registered_as"], strict=True)
+        try:
+            versions = [
+                self._teacher_version(Path(member["folder"]), member["sha256"], name)
+                for member, name in members
+            ]
+        except EXPORT_ERRORS as error:  # the rest of the journal must not wait for it
+            self.client.set_tag(run_id, "kd.teacher", f"not registered: {error}"[:5000])
+            return
+        links = ", ".join(f"models:/{version.name}/{version.version}" for version in versions)
+        self.client.set_tag(run_id, "kd.teacher", links)
+        self.client.set_tag(run_id, "kd.teacher_sha256", event["sha256"])
+        models = [LoggedModelInput(version.source.removeprefix("models:/")) for version in versions]
+        self.client.log_inputs(run_id, models=models)
+
+    def _teacher_version(self, folder: Path, sha256: str, name: str) -> Any:
+        """The registered version of these weights; made by the first who comes, others wait for it."""
+        import fcntl
+
+        from trainables.models.normalized import LogitsOnly
+        from trainables.teacher import RECORD, WEIGHTS, load_alone
+
+        with (folder / "registry.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            query = f"name = '{name}' and tags.`kd.sha256` = '{sha256}'"
+            known = self.client.search_model_versions(query)
+            if known:
+                return known[0]
+            network, record = load_alone(folder)
+            model = LogitsOnly(network).eval()
+            files = [folder / WEIGHTS, folder / RECORD]
+            logged = self._log_network(model, record, None, "teacher", files, [record["model"]])
+            told = ("accuracy", "temperature", "source", "split_hash", "sha256")
+            tags = {f"kd.{key}": str(record[key]) for key in told}
+            return self.mlflow.register_model(logged.model_uri, name, tags=tags)
 
     def _crown(self, name: str, version: str, accuracy: float, split_hash: str) -> None:
         """Give the alias `champion` to this version, unless another search's is better on the same validation split."""
@@ -316,6 +383,49 @@ class Delivery:
             if same_split and float(tags.get("val/accuracy", "nan")) > accuracy:
                 return
         self.client.set_registered_model_alias(name, "champion", version)
+
+
+def requirements(networks: list[str]) -> list[str]:
+    """What has to be installed where a model made of `networks` is loaded."""
+    from importlib.metadata import version
+
+    libraries = [
+        library for library in ("torchvision", "timm") if f"{library}:" in " ".join(networks)
+    ]
+    pinned = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", *libraries)]
+    return [*pinned, "numpy"]
+
+
+def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
+    """The files of a registered model, `models:/name/version` or `models:/name@alias`, in a folder below `root`.
+
+    Nothing of them is loaded. Raises ValueError where the registry does not have or give them.
+    """
+    database = tracking_uri.removeprefix("sqlite:///")
+    if database != tracking_uri and not Path(database).exists():
+        raise ValueError(f"--teacher must be in MLflow's registry, got {uri}: no {database} yet")
+    quiet = {"DISABLE_TELEMETRY": "true", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    for name, value in {**quiet, "HTTP_REQUEST_MAX_RETRIES": "1"}.items():
+        os.environ.setdefault(f"MLFLOW_{name}", value)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    try:
+        mlflow.set_tracking_uri(tracking_uri)
+        client = mlflow.MlflowClient()
+        if at:
+            version = client.get_model_version_by_alias(name, alias).version
+        else:
+            name, _, version = name.rpartition("/")
+            client.get_model_version(name, version)
+        folder = root / slug(f"{name}-{version}")
+        mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder))
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"--teacher must be in MLflow's registry, got {uri}: {reason}") from None
+    return folder
 
 
 def _chunks(values: list[Any], size: int) -> Iterable[list[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from trainables.contract import Inputs
 from trainables.data.splits import Split
-from trainables.data.views import Views
+from trainables.data.stream import Shot, Streamed
+from trainables.data.views import Views, to_float
 from trainables.recipe import Recipe
 from trainables.seeding import generator, seed_of
 
@@ -26,39 +29,74 @@ class Shown(NamedTuple):
 
 
 class Feed:
-    """One epoch of steps; all draws are made at its start, from (seed, purpose, epoch)."""
+    """One epoch of steps; all draws are made at its start, from (seed, purpose, epoch).
+
+    Steps may be asked for in any order; streamed images are read ahead, so in order is faster.
+    """
 
     def __init__(self, data: Split, inputs: Inputs, recipe: Recipe, seed: int, epoch: int) -> None:
         self.data, self.inputs = data, inputs
-        n, size = len(data.labels), data.images.shape[-1]
+        n = len(data.labels)
         self.batch_size = min(recipe.batch_size, n)
         self.n_steps = n // self.batch_size  # the ragged last batch is dropped
-        self.orders = [torch.randperm(n, generator=generator(seed, "order", epoch))]
+        self.strong = [inputs.strong[i : i + 1] == (True,) for i in range(inputs.blocks)]
+        orders = [torch.randperm(n, generator=generator(seed, "order", epoch))]
         for block in range(1, inputs.blocks):
-            self.orders.append(
-                self.orders[0]
-                if inputs.strong[block : block + 1] == (True,)
+            orders.append(
+                orders[0]
+                if self.strong[block]
                 else torch.randperm(n, generator=generator(seed, f"order of block {block}", epoch))
             )
-        self.views = Views(recipe.augment, n, size, seed, epoch)
-        self.strong = Views("strong", n, size, seed, epoch) if any(inputs.strong) else None
+        self.orders = [order.to(data.labels.device) for order in orders]
+        self.seed, self.epoch, self.augment = seed, epoch, recipe.augment
         self.weights = mixing_weights(inputs, self.n_steps, seed, epoch) if inputs.mix else None
+        self.reading: Iterator[Tensor] | None = None
+        self.next_step = 0
 
     def __call__(self, step: int) -> Shown:
         """The images of one step."""
-        here = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        rows = [order[here] for order in self.orders]
-        strong = (*self.inputs.strong, *(False,) * (len(rows) - len(self.inputs.strong)))
-        parts = []
-        for some, is_strong in zip(rows, strong, strict=True):
-            views = self.strong if is_strong and self.strong else self.views
-            parts.append(views(self.data.images[some], some))
+        rows = self._rows(step)
+        parts = self._read(step) if isinstance(self.data.images, Streamed) else self._made(rows)
         images, indices = _in_a_row(parts), _in_a_row(rows)
         if self.weights is None:
             return Shown(images, self.data.labels[indices], indices, None, None)
         weights = self.weights[step]
         mixed = sum((w * part for w, part in zip(weights, parts, strict=True)), torch.zeros(()))
         return Shown(mixed, self.data.labels[indices], indices, weights, images)
+
+    def _rows(self, step: int) -> list[Tensor]:
+        """(B,) rows for each block."""
+        here = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        return [order[here] for order in self.orders]
+
+    @cached_property
+    def _views(self) -> dict[bool, Views]:
+        """The epoch's views, and its strong ones where a block is strong."""
+        n, size = len(self.data.labels), self.data.images.shape[-1]
+        return {
+            strong: Views(self.augment, n, size, self.seed, self.epoch, strong=strong)
+            for strong in {False, *self.strong}
+        }
+
+    def _made(self, rows: list[Tensor]) -> list[Tensor]:
+        """Each block's views of images in memory: (B, channels, H, W) floats."""
+        blocks = zip(rows, self.strong, strict=True)
+        return [self._views[strong](self.data.images[some], some) for some, strong in blocks]
+
+    def _read(self, step: int) -> list[Tensor]:
+        """Each block's views of images in files; a step out of order begins to read anew."""
+        assert isinstance(self.data.images, Streamed)
+        if self.reading is None or step != self.next_step:
+            self.reading = self.data.images.shots(self._shots(step))
+        self.next_step = step + 1
+        return list(to_float(next(self.reading)).split(self.batch_size))
+
+    def _shots(self, first: int) -> Iterator[list[tuple[int, Shot | None]]]:
+        """What a step shows, row by row and block after block, from step `first` on."""
+        shots = [Shot(self.augment, self.seed, self.epoch, strong) for strong in self.strong]
+        for step in range(first, self.n_steps):
+            blocks = zip(self._rows(step), shots, strict=True)
+            yield [(row, shot) for rows, shot in blocks for row in rows.tolist()]
 
 
 def _in_a_row(blocks: list[Tensor]) -> Tensor:

@@ -24,6 +24,10 @@ class Entry:
     family: str  # the file
     summary: str
     options: dict[str, Any] = field(default_factory=dict)  # of the family's `build`
+    teacher_lr: float = 0.05  # peak rate of sgd when it is trained on labels, RepDistiller's
+
+
+LIGHT_LR = 0.01  # RepDistiller's for MobileNetV2 and the ShuffleNets, which 0.05 can break
 
 
 def _convnet(width: int, blocks: int, summary: str) -> Entry:
@@ -48,7 +52,7 @@ def _vgg(layers: int, *depths: int) -> Entry:
 
 def _shufflenetv2(times: str, *widths: int) -> Entry:
     summary = f"ShuffleNetV2 {times}, as PkuDavidGuan/Distillation has it"
-    return Entry("shufflenetv2", summary, {"widths": widths, "slim": False})
+    return Entry("shufflenetv2", summary, {"widths": widths, "slim": False}, LIGHT_LR)
 
 
 MODELS = {
@@ -83,12 +87,15 @@ MODELS = {
     **{f"wrn-16-{width}": _wrn(16, width) for width in (1, 2, 4)},
     **{f"wrn-28-{width}": _wrn(28, width) for width in (2, 4, 10)},
     **{f"wrn-40-{width}": _wrn(40, width) for width in (1, 2, 4)},
-    "mobilenetv2_half": Entry("mobilenetv2", "MobileNetV2 at half its widths", {"share": 0.5}),
-    "shufflenetv1": Entry("shufflenetv1", "ShuffleNet with three groups"),
+    "mobilenetv2_half": Entry(
+        "mobilenetv2", "MobileNetV2 at half its widths", {"share": 0.5}, LIGHT_LR
+    ),
+    "shufflenetv1": Entry("shufflenetv1", "ShuffleNet with three groups", teacher_lr=LIGHT_LR),
     "shufflenetv2": Entry(
         "shufflenetv2",
         "ShuffleNetV2 1x, as RepDistiller has it",
         {"widths": (116, 232, 464, 1024), "slim": True},
+        LIGHT_LR,
     ),
     "shufflenetv2_x0.5": _shufflenetv2("0.5x", 48, 96, 192, 1024),
     "shufflenetv2_x1.0": _shufflenetv2("1x", 116, 232, 464, 1024),
@@ -124,6 +131,11 @@ def entry(name: str) -> Entry:
         return Entry("outside", f"from outside: {name}", {"name": name})
     known = (*MODELS, *PATTERNS)
     raise ValueError(f"unknown model {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+
+
+def slug(name: str) -> str:
+    """A network's name as it may stand in a file's name or a registered model's: `:` and `/` become `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def _any_wrn(name: str, depth: int, width: int) -> Entry:

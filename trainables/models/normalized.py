@@ -14,10 +14,11 @@ from trainables.contract import Outputs
 
 
 class Normalized(nn.Module):
-    """(x - mean) / std, then the network."""
+    """(x - mean) / std, then the network; of its feature maps those in `stages`, or all."""
 
     mean: Tensor  # (1, channels, 1, 1)
     std: Tensor
+    stages: tuple[int, ...] = ()  # numbers of the maps that are shown; empty: all of them
 
     def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -27,7 +28,13 @@ class Normalized(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """Outputs for (B, channels, H, W) images in [0, 1]."""
-        return self.body((images - self.mean) / self.std)
+        seen: Outputs = self.body((images - self.mean) / self.std)
+        if not self.stages:
+            return seen
+        return seen._replace(
+            features=tuple(seen.features[i] for i in self.stages),
+            preacts=tuple(seen.preacts[i] for i in self.stages) if seen.preacts else (),
+        )
 
     @property
     def classifier(self) -> nn.Linear:
@@ -37,7 +44,8 @@ class Normalized(nn.Module):
     @property
     def norms(self) -> Any:
         """The batch normalisation before each feature map's activation, or None where there is none."""
-        return self.body.norms
+        norms: Any = self.body.norms
+        return [norms[i] for i in self.stages] if self.stages and len(norms) else norms
 
 
 class LogitsOnly(nn.Module):

@@ -24,6 +24,12 @@ TORCHVISION_OPTIONS = {
 }
 
 
+HUB = (
+    "hf_hub:",
+    "hf-hub:",
+)  # how timm marks names on the hub of Hugging Face, which it looks up itself
+
+
 def look_up(name: str) -> Callable[..., nn.Module]:
     """What builds `torchvision:NAME`, `timm:NAME` or `package.module:factory` from (n_classes, channels, size).
 
@@ -69,7 +75,8 @@ def _timm(name: str) -> Callable[..., nn.Module]:
         raise ValueError(
             f"timm:{name} needs timm, which is not installed: pip install 'kdtune[timm]'"
         ) from None
-    _check_known("timm", name, timm.list_models())
+    if not name.startswith(HUB):
+        _check_known("timm", name, timm.list_models())
 
     def make(*, n_classes: int, channels: int, size: int) -> nn.Module:
         known = timm.get_pretrained_cfg(name)
