@@ -15,16 +15,16 @@ EPS = 1e-12  # under a square root or a division, against NaN gradients at 0
 FIRST_SHARE = 30 / 270  # of all epochs for a first phase: RepDistiller has 30 before its 240
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: Scalar = 0.0) -> Tensor:
-    """Mean of -sum_c q_c log softmax(logits)_c with q = (1 - smoothing) onehot + smoothing / C."""
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: Scalar | None = None) -> Tensor:
+    """Mean of -sum_c q_c log softmax(logits)_c with q = (1 - smoothing) onehot + smoothing / C; None is 0."""
     return cross_entropy_each(logits, labels, smoothing).mean()
 
 
-def cross_entropy_each(logits: Tensor, labels: Tensor, smoothing: Scalar = 0.0) -> Tensor:
+def cross_entropy_each(logits: Tensor, labels: Tensor, smoothing: Scalar | None = None) -> Tensor:
     """The same, one value a sample: (B,)."""
     log_p = logits.log_softmax(-1)
-    hard = -(F.one_hot(labels, logits.shape[-1]) * log_p).sum(-1)
-    return (1 - smoothing) * hard - smoothing * log_p.mean(-1)
+    hard = F.nll_loss(log_p, labels, reduction="none")
+    return hard if smoothing is None else (1 - smoothing) * hard - smoothing * log_p.mean(-1)
 
 
 def soft_cross_entropy_each(logits: Tensor, probabilities: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Every draw comes from (seed, purpose, epoch), so a run restored after epoch k go
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -142,10 +143,10 @@ class Training:
                 target = known(step, batch.indices) if known else self._live_target(batch, singles)
                 terms, used = self._step(batch, target)
                 names = list(terms)
-                history.append(torch.stack([value.detach() for value in terms.values()]))
+                history += [value.detach() for value in terms.values()]
                 kept += [used] if used is not None else []
         self.epoch += 1
-        values = torch.stack(history)
+        values = torch.stack(history).view(-1, len(names))
         means = {f"train/{name}": float(v) for name, v in zip(names, values.mean(0), strict=True)}
         means["train/loss"] = float(values.sum(1).mean())
         if kept:
@@ -158,9 +159,14 @@ class Training:
         start, end = (0, self.first_epochs) if in_first else (self.first_epochs, self.recipe.epochs)
         feed = self.feed(self.epoch)
         draws = generator(self.seed, "negatives", self.epoch, self.device)
-        for step in range(feed.n_steps):
-            progress = (self.epoch - start + step / feed.n_steps) / (end - start)
-            half_a_step = 0.5 / (feed.n_steps * (end - start))  # so that the first rate is not 0
+        done = [
+            (self.epoch - start + step / feed.n_steps) / (end - start)
+            for step in range(feed.n_steps)
+        ]
+        half_a_step = 0.5 / (feed.n_steps * (end - start))  # so that the first rate is not 0
+        epoch = torch.tensor(float(self.epoch - start), device=self.device)
+        shares = torch.tensor(done, device=self.device)
+        for step, progress in enumerate(done):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.recipe, progress + half_a_step)
             shown = feed(step)
@@ -168,8 +174,8 @@ class Training:
                 images=shown.images.to(self.device),
                 labels=shown.labels.to(self.device),
                 indices=shown.indices.to(self.device),
-                epoch=torch.tensor(float(self.epoch - start), device=self.device),
-                progress=torch.tensor(progress, device=self.device),
+                epoch=epoch,
+                progress=shares[step],
                 weights=None if shown.weights is None else shown.weights.to(self.device),
                 generator=draws,
             )
@@ -210,7 +216,7 @@ class Training:
             if not mask.any():
                 return terms, used
         self.optimizer.zero_grad()
-        sum(terms.values(), torch.zeros((), device=self.device)).backward()
+        functools.reduce(torch.add, terms.values()).backward()
         self.optimizer.step()
         remember = getattr(self.adapter, "after_step", None)
         if remember is not None:

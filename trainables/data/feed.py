@@ -57,7 +57,7 @@ class Feed:
         """The images of one step."""
         rows = self._rows(step)
         parts = self._read(step) if isinstance(self.data.images, Streamed) else self._made(rows)
-        images, indices = torch.cat(parts), torch.cat(rows)
+        images, indices = _in_a_row(parts), _in_a_row(rows)
         if self.weights is None:
             return Shown(images, self.data.labels[indices], indices, None, None)
         weights = self.weights[step]
@@ -97,6 +97,11 @@ class Feed:
         for step in range(first, self.n_steps):
             blocks = zip(self._rows(step), shots, strict=True)
             yield [(row, shot) for rows, shot in blocks for row in rows.tolist()]
+
+
+def _in_a_row(blocks: list[Tensor]) -> Tensor:
+    """Blocks one after the other; a single one is not copied."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def mixing_weights(inputs: Inputs, n_steps: int, seed: int, epoch: int) -> Tensor:

@@ -1,0 +1,163 @@
+"""A trial's epoch against a bare loop on ready tensors, against the loop that everyone shares, and against torchdistill.
+
+    python -m benchmarks.epoch            five to ten minutes of CPU time
+    python -m benchmarks.epoch --write    the same, and replace the section in RESULTS.md
+
+Images are made up and networks untrained: a step's time depends on neither. One thread, CPU time; the contenders of a
+pair take turns within each round, a ratio is of one round, and medians are over rounds. torchdistill takes part where
+it is installed (`pip install torchdistill==1.1.4`: its last version with a cache).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks import loops
+from benchmarks.ground import BATCH_SIZE, MadeUp, Pair, fastest
+from benchmarks.sections import load_average, machine, publish, table
+from trainables.precision import Precision
+from trainables.training import validate
+
+ROUNDS = 5
+VAL_SHARE = 1 / 9  # validation images for one of training: a tenth of the published training set
+LENETS = Pair("lenet5", "lenet5_half", 1, 28, 10, n_steps=60, augment="none")
+RESNETS = [
+    Pair(teacher, student, 3, 32, 100, n_steps=n_steps, augment="crop_flip")
+    for teacher, student, n_steps in (
+        ("resnet32x4", "resnet8x4", 4),
+        ("resnet56", "resnet20", 8),
+        ("resnet110", "resnet20", 8),
+        ("wrn-28-4", "wrn-16-2", 4),
+    )
+]
+ALONE = {LENETS: 1.10, RESNETS[0]: 1.10, RESNETS[1]: 1.10, RESNETS[3]: 1.10}  # at most
+AGAINST = {LENETS: 2.5, RESNETS[1]: 3.4, RESNETS[2]: 5.0, RESNETS[3]: 7.5}  # at least
+
+
+def taken(epoch: loops.Epoch) -> float:
+    """CPU seconds of one epoch."""
+    started = time.process_time()
+    epoch()
+    return time.process_time() - started
+
+
+def rounds_of(contenders: Mapping[str, loops.Epoch], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each, round by round; every other round goes through them backwards."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for epoch in contenders.values():
+        epoch()
+    for turn in range(rounds):
+        for name in list(contenders)[:: -1 if turn % 2 else 1]:
+            times[name].append(taken(contenders[name]))
+    return times
+
+
+def ratio(some: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the rounds' ratios some / others."""
+    return median(a / b for a, b in zip(some, others, strict=True))
+
+
+def place_of(pair: Pair, folder: Path, augment: str, precision: Precision) -> MadeUp:
+    """A worker's place in a folder of its own."""
+    where = folder / f"{pair.teacher}-{pair.student}-{augment}"
+    where.mkdir(exist_ok=True)
+    return MadeUp(pair, where, augment, precision)
+
+
+def alone_rows(folder: Path, rounds: int, precisions: Mapping[Pair, Precision]) -> list[list[str]]:
+    """Each pair: a trial's epoch against the bare loop, and what validation adds to it."""
+    rows = []
+    for pair, at_most in ALONE.items():
+        place = place_of(pair, folder, pair.augment, precisions[pair])
+        student, precision = place.student().student, precisions[pair]
+        times = rounds_of(
+            {
+                "bare": loops.bare(place),
+                "trial": loops.trial(place),
+                "judged": partial(validate, student, place.val, precision=precision),
+            },
+            rounds,
+        )
+        steps = [f"{1e3 * median(times[name]) / pair.n_steps:.1f}" for name in ("bare", "trial")]
+        factor = ratio(times["trial"], times["bare"])
+        judged = VAL_SHARE * ratio(times["judged"], times["trial"])
+        known = [pair.student, str(precision), pair.augment, *steps]
+        rows.append([*known, f"{factor:.2f}", f"{at_most:.2f}", f"{judged:.1%}"])
+    return rows
+
+
+def against_rows(
+    folder: Path, rounds: int, precisions: Mapping[Pair, Precision]
+) -> list[list[str]]:
+    """Each pair: a trial's epoch against the shared loop and torchdistill's, all with cut and mirrored images."""
+    rows = []
+    for pair, at_least in AGAINST.items():
+        place = place_of(pair, folder, "crop_flip", precisions[pair])
+        contenders = {"trial": loops.trial(place), "shared": loops.shared(place)}
+        if loops.torchdistill_version():
+            contenders["its cache off"] = loops.torchdistill(place, None)
+            kept = folder / f"its cache of {pair}"
+            contenders["its cache on"] = loops.torchdistill(place, kept)
+        times = rounds_of(contenders, rounds)
+        names = ("shared", "its cache off", "its cache on")
+        factors = [f"{ratio(times[n], times['trial']):.2f}" if n in times else "" for n in names]
+        step = f"{1e3 * median(times['trial']) / pair.n_steps:.1f}"
+        rows.append([str(pair), step, factors[0], f"{at_least:.1f}", *factors[1:]])
+    return rows
+
+
+def section(rounds: int) -> str:
+    """Measure everything; the Markdown section."""
+    torch.set_num_threads(1)
+    before = load_average()
+    with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as name:
+        folder = Path(name)
+        precisions = {pair: fastest(pair, folder) for pair in (LENETS, *RESNETS)}
+        alone = alone_rows(folder, rounds, precisions)
+        against = against_rows(folder, rounds, precisions)
+    header = ("student", "precision", "views", "bare ms a step", "trial ms a step")
+    first = table((*header, "trial / bare", "at most", "validation / epoch"), alone)
+    header = ("teacher -> student", "trial ms a step", "shared loop / trial", "at least")
+    cache = (f"torchdistill, its cache {word} / trial" for word in ("off", "on"))
+    second = table((*header, *cache), against)
+    counts = ", ".join(
+        f"{n} steps for {' and '.join(dict.fromkeys(p.student for p in pairs))}"
+        for n, pairs in itertools.groupby((LENETS, *RESNETS), lambda pair: pair.n_steps)
+    )
+    theirs = loops.torchdistill_version()
+    said = (
+        f"Batch {BATCH_SIZE}, one thread, CPU time, medians of {rounds} rounds; an epoch here is {counts}; "
+        f"torchdistill {theirs or 'is not installed'}; bfloat16 in hardware: {bfloat16_in_hardware()}."
+    )
+    return "\n\n".join([first, second, f"{said} {machine(('torch',), before)}"])
+
+
+def bfloat16_in_hardware() -> str:
+    """Yes or no, as the system lists the processor's features."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    return "yes" if "avx512_bf16" in text or "amx_bf16" in text else "no"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
+    given = parser.parse_args()
+    publish("epoch", section(given.rounds), write=given.write)
+
+
+if __name__ == "__main__":
+    main()
