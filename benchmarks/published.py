@@ -17,12 +17,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.sections import machine, publish, table
+from benchmarks.sections import load_average, machine, publish, table
 from trainables import methods, objective
 from trainables import teacher as teachers
 from trainables.data.sealed import open_test
 from trainables.data.splits import prepare
 from trainables.recipe import Recipe
+from trainables.teacher_ready import ready
+from trainables.teacher_wanted import parse
 from trainables.trainable import Task, Workplace
 from trainables.training import validate
 from tuner.statistics import interval, paired
@@ -43,14 +45,14 @@ PUBLISHED = {  # CCKD (arXiv:2107.06993), yuranusduke's repository: test accurac
 def train(dataset: str, data_root: Path, out: Path, recipe: Recipe, seeds: list[int]) -> None:
     """Every student of one dataset that OUT/students.jsonl does not have yet."""
     facts = prepare(dataset, data_root, out / "data")
-    folder = teachers.folder_of(TEACHER, facts, recipe, out / "teachers")
-    teacher = teachers.find(folder) or teachers.train(TEACHER, facts, recipe, folder)
+    teacher = ready(parse(TEACHER, facts.n_classes), facts, recipe, out / "teachers")
     test = open_test(facts)
     accuracy = validate(teachers.load(teacher, facts), test)["accuracy"]
     done = {(s["dataset"], s["method"], s["seed"]) for s in results(out)}
     if (dataset, "teacher", 0) not in done:
         record(out, dataset, "teacher", 0, teacher.accuracy, accuracy, recipe, 0.0)
-    place = Workplace(Task(facts, teacher, STUDENT, recipe))
+    cache = {"cache_folder": str(out / "targets"), "cache_bytes": 10**9}
+    place = Workplace(Task(facts, teacher, STUDENT, recipe, **cache))
     for seed in seeds:
         for name in METHODS:
             if (dataset, name, seed) in done:
@@ -121,16 +123,15 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    before = load_average()
     given.out.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(epochs=given.epochs)
     for dataset in given.datasets:
         train(dataset, given.data_root.resolve(), given.out.resolve(), recipe, given.seeds)
     header = ["dataset", "method", "test", "minus vanilla", "published", "minus vanilla, published"]
-    lines = [row for dataset in given.datasets for row in rows(given.out, dataset)]
-    shown = table(header, lines)
-    print(shown)
-    if given.write:
-        publish("published", f"{machine()}\n\n{shown}")
+    lines = [row for dataset in DATASETS for row in rows(given.out, dataset)]
+    told = machine(["torch"], before)
+    publish("published", f"{table(header, lines)}\n\n{told}", write=given.write)
 
 
 if __name__ == "__main__":
