@@ -22,6 +22,7 @@ from trainables.data.sealed import open_test
 from trainables.data.splits import Facts, open_split
 from trainables.data.views import to_float
 from tuner import plan, teaching, tracking
+from tuner.costs import teacher_costs
 from tuner.journal import FILE, Story, story
 from tuner.settings import make
 
@@ -54,6 +55,15 @@ def done(tmp_path_factory: pytest.TempPathFactory, tune: Callable[..., Command])
     command = tune(*SMALL, "--out", out, "--name", "small")
     assert command.status == 0, command.err
     return Done(out, out / "small", command, story(out / "small"))
+
+
+def test_the_teacher_answers_once(done: Done) -> None:
+    """The digits' views never change: one computation serves every epoch of every student, and the report says so."""
+    costs = teacher_costs(done.told.students.values())
+    assert (costs.computed, costs.live) == (1, 0)
+    taught = [s for s in done.told.students.values() if s.method == "kd"]
+    assert costs.found == sum(len(s.history) for s in taught) - 1
+    assert "computed for 1 epochs and read for" in (done.folder / "report.md").read_text()
 
 
 def query(database: Path, sql: str) -> list[tuple[object, ...]]:

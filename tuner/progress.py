@@ -184,13 +184,15 @@ def settings_in_words(hyper: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`48 s`, `3 min 5 s`, `2 h 10 min`."""
+    """`48 s`, `3 min 5 s`, `2 h 10 min`, `12 days`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 72 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400:,} days"
 
 
 def quiet_streams() -> None:
