@@ -40,7 +40,9 @@ def robust_numbers(
     found = {**section("robust", shares), **section("robust/curve", radii)}
     logits = predict(model, data.images, device)
     again = predict(model, data.images[: sanity.BATCH], device)
-    flags = Counter(sanity.overall_flags(shares, radii))
+    flags = Counter(
+        sanity.overall_flags(shares, radii)
+    )  # | takes the larger count: raised by either
     flags |= Counter(sanity.model_flags(logits, again, data.labels))
     stood: dict[str, Tensor] = {}
     for place, threat in enumerate(sorted(against)):

@@ -7,7 +7,7 @@ gradient say too much good of the model; the others, that the number answers ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import torch
@@ -68,7 +68,7 @@ def objective(found: Mapping[str, float], threat: Threat) -> float:
 def gradients(
     model: nn.Module, data: Split, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """The shares of images whose gradient is 0 in every pixel, and the mean largest logit."""
+    """The shares of images whose gradient is 0 in every pixel or not a number, and the mean largest logit."""
     losses = {"zero_gradients": cross_entropy_each, "zero_gradients_margin": margin_each}
     sums = dict.fromkeys((*losses, "max_logit"), 0.0)
     for images, labels in _batches(data, device):
@@ -84,7 +84,6 @@ def curve(
     data: Split,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    tell: Callable[[float], None] = lambda share: None,
 ) -> dict[str, float]:
     """Accuracy under PGD-10 on the margin, radius by radius up to all of [0, 1], on CURVE_IMAGES seeded images.
 
@@ -92,7 +91,7 @@ def curve(
     """
     few = sample(data, CURVE_IMAGES, seed, "curve")
     found = {}
-    for place, threat in enumerate(CURVE, 1):
+    for threat in CURVE:
         draws, stands = generator(seed, f"curve {threat.name}"), 0
         for images, labels in _batches(few, device):
             clean = survives(model, images, labels)
@@ -100,7 +99,6 @@ def curve(
             if clean.any():
                 stands += int(survives(model, pgd(model, *seen, threat, draws), seen[1]).sum())
         found[threat.name] = stands / len(few.labels)
-        tell(place / len(CURVE))
     return found
 
 
@@ -141,6 +139,6 @@ def overall_flags(shares: Mapping[str, float], radii: Mapping[str, float]) -> di
     }
 
 
-def _batches(data: Split, device: torch.device | str) -> list[tuple[Tensor, Tensor]]:
-    parts = zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True)
-    return [(to_float(images).to(device), labels.to(device)) for images, labels in parts]
+def _batches(data: Split, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True):
+        yield to_float(images).to(device), labels.to(device)

@@ -15,6 +15,7 @@ Every robust number comes with its flags: `flags/count` of 0 is the only one tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +40,7 @@ class Beside:
     """What else a network is measured against; all of it optional."""
 
     teacher: nn.Module | None = None
-    teacher_logits: Tensor | None = (
-        None  # (N, C) on the same images, in place of asking the teacher
-    )
+    teacher_logits: Tensor | None = None  # (N, C) on the same images, else the teacher is asked
     train: Split | None = None  # agreement is measured there too, un-augmented; asks the teacher
     temperature: float | None = None  # fitted on validation
     surrogates: Mapping[str, nn.Module] = field(default_factory=dict)  # beside the teacher
@@ -64,7 +63,7 @@ def evaluate(
     """Measure a network on one split (uint8 images, labels) against threats in pixels, as a tier says.
 
     The network takes float images in [0, 1] and gives Outputs or logits; it is judged in eval mode and float32, and
-    is left as it was. `workers` threads attack at once, best with one thread of torch's own each; their number
+    is left as it was. `workers` threads work at once, best with one thread of torch's own each; their number
     changes no result. Raises ValueError, before anything is attacked, for what cannot be done.
     """
     beside = beside or Beside()
@@ -171,11 +170,16 @@ class _Run:
             title, main = published.name, published.main
             names = official.available(published)
         found = {}
-        for place, name in enumerate(names):
-            tell(f"corruption {name}", place / len(names))
+
+        def accuracy(name: str) -> float:
             parts = self._made(name) if published is None else [official.read(published, name)]
             hits = [right(predict(self.model, p.images, self.device), p.labels) for p in parts]
-            found[name] = torch.cat(hits).double().mean().item()
+            return torch.cat(hits).double().mean().item()
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            for name, measured in zip(names, pool.map(accuracy, names), strict=True):
+                found[name] = measured
+                tell(f"corruption {name}", len(found) / len(names))
         extra = [found[name] for name in names if name not in main]
         means = {"mean": sum(found[name] for name in main) / len(main)}
         means |= {"extra_mean": sum(extra) / len(extra)} if extra else {}

@@ -1,7 +1,8 @@
 """How much is measured of a network: three tiers, by what they cost.
 
-On 10,000 images of Fashion-MNIST and an undefended half LeNet-5, `standard` stays within 1 point of `full` before
-AutoAttack at a tenth of its cost: further restarts found next to nothing, the likeliest wrong classes nearly all.
+Why these attacks: on 500 test images of Fashion-MNIST and an undefended half LeNet-5, PGD-20 on three losses and then
+on the three likeliest wrong classes left 47.4 % standing at 0.025 and 10.0 % at 0.05. PGD-50 from five starts and on
+nine classes left 47.0 % and 9.0 % at eight times the cost; further starts alone found next to nothing.
 """
 
 from __future__ import annotations

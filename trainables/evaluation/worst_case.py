@@ -37,9 +37,7 @@ class Budget(NamedTuple):
     """How hard each image is attacked."""
 
     steps: int  # of each PGD
-    alone: tuple[
-        str, ...
-    ]  # losses, of attacks.LOSSES, that are tried on all that is classified right
+    alone: tuple[str, ...]  # of attacks.LOSSES, tried on all images that are classified right
     then: tuple[str, ...] = ()  # losses for what still stands; with two classes DLR is left out
     targets: int = 0  # likeliest wrong classes that multi-targeted PGD goes for, one after another
     restarts: int = 1  # of every loss; those after the first for what still stands
@@ -120,7 +118,7 @@ def own_attacks(
     targeted = [partial(aimed, place) for place in range(min(budget.targets, n_classes - 1))]
     restarts = [*first.values(), *later] * (budget.restarts - 1)
     alone: dict[str, Attack] = {"noise": noisy, "fgsm": partial(fgsm, model, threat=threat)}
-    return {**alone, **first}, [*later, *targeted, *restarts]
+    return {**alone, **first}, [*targeted, *later, *restarts]
 
 
 def only_transferred(
