@@ -6,79 +6,35 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.attacked import Linear, Net, made_up, masked, trained_net
 from trainables.contract import Outputs
 from trainables.data.splits import Split
 from trainables.evaluation.attacks import (
     N_IMAGES,
     cross_entropy_each,
+    dlr_each,
     fgsm,
     input_gradient,
+    losses_for,
     margin_each,
     pgd,
     robustness,
+    sign_noise,
     survives,
+    targeted_margin_each,
+    wrong_class,
 )
+from trainables.evaluation.threats import Threat
 
 EPSILON = 0.1
-
-
-class Linear(nn.Module):
-    """z = scale * W x over the flat pixels."""
-
-    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
-        super().__init__()
-        self.weight, self.scale = nn.Parameter(weight), scale
-
-    def forward(self, images: Tensor) -> Outputs:
-        flat = images.flatten(1)
-        return Outputs(self.scale * flat @ self.weight.T, flat)
-
-
-class Net(nn.Module):
-    """A little net that a few steps train; `scale` masks it without changing a single answer."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
-        self.scale = scale
-
-    def forward(self, images: Tensor) -> Outputs:
-        return Outputs(self.scale * self.body(images), images.flatten(1))
-
-
-def made_up(n: int = 200, seed: int = 0) -> Split:
-    """Four classes, each a bright quarter of a noisy 8x8 image."""
-    g = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % 4
-    images = torch.randint(0, 160, (n, 1, 8, 8), generator=g)
-    for i, label in enumerate(labels.tolist()):
-        top, left = 4 * (label // 2), 4 * (label % 2)
-        images[i, :, top : top + 4, left : left + 4] += 60
-    return Split(images.clamp(max=255).to(torch.uint8), labels)
+WITHIN = Threat("linf", EPSILON)
 
 
 @pytest.fixture(scope="module")
 def trained() -> Net:
-    """Sixty steps of Adam on the made-up images."""
-    data = made_up()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = Net()
-        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-        for _ in range(60):
-            optimizer.zero_grad()
-            F.cross_entropy(net(data.images.float() / 255).logits, data.labels).backward()
-            optimizer.step()
-    return net.eval()
-
-
-def masked(net: Net, scale: float) -> Net:
-    other = Net(scale)
-    other.load_state_dict(net.state_dict())
-    return other.eval()
+    return trained_net()
 
 
 TWO_PIXELS = torch.tensor([[1.0, 0.0], [0.0, 2.0]])  # z_0 = x_0, z_1 = 2 x_1
@@ -98,6 +54,75 @@ LABEL = torch.tensor([0])
 def test_margin_by_hand(logits: list[float], label: int, margin: float) -> None:
     """The best wrong logit minus the right one; negative logits too."""
     assert margin_each(torch.tensor([logits]), torch.tensor([label])).tolist() == [margin]
+
+
+def test_dlr_by_hand() -> None:
+    """(z_best_wrong - z_right) / (z_1 - z_3): (5 - 9) / (9 - 2) and, misread, (9 - 5) / (9 - 2)."""
+    logits = torch.tensor([[9.0, 5.0, 2.0, 1.0]])
+    assert dlr_each(logits, torch.tensor([0])).item() == pytest.approx(-4 / 7)
+    assert dlr_each(logits, torch.tensor([1])).item() == pytest.approx(4 / 7)
+
+
+def test_dlr_does_not_see_the_logits_scale_or_shift(trained: Net) -> None:
+    """An identity of the loss; equal logits give 0, not NaN."""
+    data = made_up(50, seed=8)
+    logits = trained(data.images.float() / 255).logits.double()
+    moved = dlr_each(1000 * logits + 7, data.labels)
+    torch.testing.assert_close(moved, dlr_each(logits, data.labels))
+    assert dlr_each(torch.zeros(1, 3), torch.tensor([2])).item() == 0
+
+
+def test_dlr_needs_three_classes() -> None:
+    with pytest.raises(ValueError, match="DLR must have at least 3 classes, got 2"):
+        dlr_each(torch.zeros(1, 2), LABEL)
+    assert list(losses_for(3)) == ["ce", "margin", "dlr"]
+    assert list(losses_for(2)) == ["ce", "margin"]
+    with pytest.raises(ValueError, match="at least 2 classes apart, got 1"):
+        losses_for(1)
+
+
+def test_targets_by_hand() -> None:
+    """Wrong classes of [3, 1, 2] with label 2 are 0, then 1; their margins 3 - 2 and 1 - 2."""
+    model = Linear(torch.eye(3))
+    images, label = torch.tensor([3.0, 1.0, 2.0]).view(1, 1, 1, 3), torch.tensor([2])
+    found = [wrong_class(model, images, label, place) for place in (0, 1)]
+    assert [target.item() for target in found] == [0, 1]
+    logits = model(images).logits
+    assert [targeted_margin_each(logits, label, target).item() for target in found] == [1, -1]
+
+
+def test_targeted_steps_go_to_their_class() -> None:
+    """Of two wrong classes with opposite slopes each is reached by its own corner, and by that alone."""
+    model = Linear(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))  # class 0 says nothing
+    images = torch.full((1, 1, 1, 2), 0.5)
+    for target, corner in ((1, [0.6, 0.5]), (2, [0.5, 0.6])):
+        aimed = torch.tensor([target])
+        found = pgd(model, images, LABEL, WITHIN, None, targets=aimed, stop_when_fooled=False)
+        assert found.flatten().tolist() == pytest.approx(corner)
+
+
+def test_a_fooled_image_is_left_alone() -> None:
+    """The first step of 0.1 fools: PGD stops there, and goes on to the corner for another network."""
+    found = [
+        pgd(
+            Linear(TWO_PIXELS), IMAGE, LABEL, Threat("linf", 0.2), None, steps=5, stop_when_fooled=s
+        )
+        for s in (True, False)
+    ]
+    assert found[0].flatten().tolist() == pytest.approx([0.7, 0.4])
+    assert found[1].flatten().tolist() == pytest.approx([0.6, 0.5])
+
+
+def test_a_gradient_that_is_not_a_number_moves_nothing() -> None:
+    """sqrt at 0 inside the network: images stay images."""
+
+    class Root(nn.Module):
+        def forward(self, images: Tensor) -> Outputs:
+            flat = images.flatten(1)
+            return Outputs((flat - flat).abs().sqrt() * flat, flat)
+
+    found = fgsm(Root(), IMAGE, LABEL, WITHIN)
+    assert torch.equal(found, IMAGE)
 
 
 def test_margin_gradient_by_hand() -> None:
@@ -131,7 +156,7 @@ def test_gradients_are_each_images_own() -> None:
 def test_fgsm_by_hand() -> None:
     """Signs (-1, 1) times 0.1: (0.7, 0.4); the prediction turns, since 0.7 < 0.8."""
     model = Linear(TWO_PIXELS)
-    found = fgsm(model, IMAGE, LABEL, EPSILON)
+    found = fgsm(model, IMAGE, LABEL, WITHIN)
     assert found.flatten().tolist() == pytest.approx([0.7, 0.4])
     assert survives(model, IMAGE, LABEL).tolist() == [True]
     assert survives(model, found, LABEL).tolist() == [False]
@@ -139,25 +164,34 @@ def test_fgsm_by_hand() -> None:
 
 def test_fgsm_stays_an_image() -> None:
     assert fgsm(
-        Linear(TWO_PIXELS), torch.tensor([0.05, 0.95]).view(1, 1, 1, 2), LABEL, 0.1
+        Linear(TWO_PIXELS), torch.tensor([0.05, 0.95]).view(1, 1, 1, 2), LABEL, WITHIN
     ).flatten().tolist() == [0, 1]
 
 
 def test_pgd_on_a_linear_model_is_the_corner() -> None:
     """The margin of a linear model is largest at x + epsilon * sign(W_other - W_right), wherever it started."""
-    found = pgd(Linear(TWO_PIXELS), IMAGE, LABEL, EPSILON, torch.Generator().manual_seed(0))
+    draws = torch.Generator().manual_seed(0)
+    found = pgd(Linear(TWO_PIXELS), IMAGE, LABEL, WITHIN, draws, stop_when_fooled=False)
     assert found.flatten().tolist() == pytest.approx([0.7, 0.4])
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.03, 0.3, 2.0])
-def test_attacks_stay_within_epsilon_and_the_picture(trained: Net, epsilon: float) -> None:
-    data = made_up(40, seed=1)
-    images = data.images.float() / 255
+@pytest.mark.parametrize(("norm", "order"), [("linf", torch.inf), ("l2", 2)])
+def test_attacks_stay_within_epsilon_and_the_picture(
+    trained: Net, norm: str, order: float, epsilon: float
+) -> None:
+    """The distance, by torch's own norm; noise and targeted steps too."""
+    data, threat = made_up(40, seed=1), Threat(norm, epsilon)
+    images, draws = data.images.float() / 255, torch.Generator().manual_seed(0)
+    targets = (data.labels + 1) % 4
     for found in (
-        fgsm(trained, images, data.labels, epsilon),
-        pgd(trained, images, data.labels, epsilon, torch.Generator().manual_seed(0)),
+        sign_noise(threat, images, draws),
+        fgsm(trained, images, data.labels, threat),
+        pgd(trained, images, data.labels, threat, draws),
+        pgd(trained, images, data.labels, threat, draws, targets=targets),
     ):
-        assert (found - images).abs().max() <= epsilon + 1e-6
+        away = torch.linalg.vector_norm((found - images).flatten(1), ord=order, dim=1)
+        assert away.max() <= epsilon + 1e-5
         assert 0 <= found.min() <= found.max() <= 1
 
 
@@ -165,8 +199,10 @@ def test_pgd_is_at_least_as_strong_as_fgsm_on_the_margin(trained: Net) -> None:
     """The margin after ten steps against after one of the same size, where the net is not linear any more."""
     data = made_up(100, seed=2)
     images = data.images.float() / 255
-    by_step = fgsm(trained, images, data.labels, 0.2, margin_each)
-    by_pgd = pgd(trained, images, data.labels, 0.2, torch.Generator().manual_seed(0))
+    threat = Threat("linf", 0.2)
+    by_step = fgsm(trained, images, data.labels, threat, margin_each)
+    draws = torch.Generator().manual_seed(0)
+    by_pgd = pgd(trained, images, data.labels, threat, draws, stop_when_fooled=False)
     with torch.no_grad():
         one, ten = (margin_each(trained(x).logits, data.labels) for x in (by_step, by_pgd))
         clean = margin_each(trained(images).logits, data.labels)
@@ -210,8 +246,12 @@ def test_a_clean_mistake_that_an_attack_puts_right_is_a_mistake() -> None:
     images = torch.full((50, 1, 1, 2), 130, dtype=torch.uint8)
     data = Split(images, torch.zeros(50, dtype=torch.long))
     pixels, draws = images.float() / 255, torch.Generator().manual_seed(0)
-    assert survives(Ridge(), fgsm(Ridge(), pixels, data.labels, 0.3), data.labels).all()
-    assert survives(Ridge(), pgd(Ridge(), pixels, data.labels, 0.3, draws), data.labels).any()
+    assert survives(
+        Ridge(), fgsm(Ridge(), pixels, data.labels, Threat("linf", 0.3)), data.labels
+    ).all()
+    assert survives(
+        Ridge(), pgd(Ridge(), pixels, data.labels, Threat("linf", 0.3), draws), data.labels
+    ).any()
     found = robustness(Ridge(), data, 0.3)
     assert found["fgsm"] == found["pgd_margin"] == found["worst"] == 0
 
@@ -246,7 +286,7 @@ def test_pgd_starts_where_its_seed_says(trained: Net) -> None:
     data = made_up(20, seed=7)
     images = data.images.float() / 255
     first, again, other = (
-        pgd(trained, images, data.labels, EPSILON, torch.Generator().manual_seed(s), steps=0)
+        pgd(trained, images, data.labels, WITHIN, torch.Generator().manual_seed(s), steps=0)
         for s in (0, 0, 1)
     )
     assert torch.equal(first, again)
