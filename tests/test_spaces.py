@@ -15,8 +15,8 @@ from search_spaces import FOLDER, Domain, Value, find, load, nearest, parse, sea
 from trainables import methods
 from trainables.objective import defaults
 from trainables.recipe import RECIPE_KEYS, Recipe
-from tuner.plan import check_value
 from tuner.samplers import distribution
+from tuner.spaces import check_value
 
 PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml"))
 OTHER_METHOD = {"studentnet_grid": "kd", "wrn_grid": "kd"}  # as their comments say
@@ -139,9 +139,9 @@ def test_an_empty_file_is_an_empty_space(tmp_path: Path, text: str) -> None:
     ("content", "message"),
     [
         ("a: 1\na: 2\n", "each hyperparameter once, got 'a' twice in"),
-        ("a:\n  b: 1\n", "`name: domain`, got a nested one in"),
-        ("a: [1, 2]\n", "`name: domain`, got a nested one in"),
-        ("[1, 2]: a\n", "`name: domain`, got a nested one in"),
+        ("a:\n  b: 1\n", "when: {key: value}}`, got a nested one in"),
+        ("a: [1, 2]\n", "when: {key: value}}`, got a nested one in"),
+        ("[1, 2]: a\n", "when: {key: value}}`, got a nested one in"),
         ("- a\n- b\n", "lines of `name: domain`, got something else in"),
         ("just words\n", "lines of `name: domain`, got something else in"),
         ("a: 'open\n", "must be YAML, got"),

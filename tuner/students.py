@@ -76,20 +76,21 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
         _catch_up(scheduler, journal, board)
     past = board.story.of_kind("search")
     searcher: Searcher
-    if planned.settings.search == "grid" or not planned.searched:
-        cells = planned.grid if planned.settings.search == "grid" else [planned.published]
+    if planned.search == "grid" or not planned.searched:
+        cells = planned.grid if planned.search == "grid" else [planned.published]
         configs = [trial_config(planned, number, cell) for number, cell in enumerate(cells)]
         searcher = Listed(unfinished(planned, configs, past))
     else:
-        first = {name: planned.published[name] for name in planned.searched}
+        first = {n: v for n, v in planned.published.items() if n in planned.searched}
         optuna_search = SafeOptunaSearch(
             planned.searched,
-            planned.settings.search,
+            planned.search,
             planned.slots,
             planned.settings.seed,
             lambda number, drawn: trial_config(planned, number, {**drawn, **planned.fixed}),
             first if all(value is not None for value in first.values()) else {},
             planned.n_trials,
+            planned.known,
         )
         optuna_search.replay([_as_past(planned, student, board.story) for student in past])
         searcher = optuna_search
