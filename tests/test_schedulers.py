@@ -29,8 +29,8 @@ def trial(number: int, attempt: str = "") -> Any:
 
 
 def report(epoch: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    told = {"epoch": epoch, "ranked_epoch": epoch, METRIC: accuracy, "diverged": "", "failed": ""}
-    return {**told, **more}
+    told = {"epoch": epoch, "ranked_epoch": epoch, "epochs": EPOCHS, METRIC: accuracy}
+    return {**told, "diverged": "", "failed": "", **more}
 
 
 def asha(*accuracies: float, at: int = GRACE) -> SafeASHA:
@@ -183,8 +183,6 @@ def live(made: SafeASHA, told: list[tuple[int, dict[str, Any]]], gone: set[int])
         if number in gone:
             actions.append("gone")
             continue
-        if f"kd-{number:03d}" not in made._trial_info:
-            made.on_trial_add(ANY, trial(number, "-live"))
         if one["diverged"] or one["epoch"] == EPOCHS:
             made.on_trial_complete(ANY, trial(number), one)
             actions.append("done")
