@@ -17,7 +17,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces import Domain, parse
 from tests.conftest import Command, start
-from tuner.journal import Story, story
+from tuner.journal import Story, Student, story
 from tuner.population import (
     Change,
     Member,
@@ -30,6 +30,7 @@ from tuner.population import (
     turn,
 )
 from tuner.samplers import METRIC
+from tuner.students import _last_turn
 
 SPACE = {"temperature": Domain("loguniform", 1, 20), "alpha": Domain("uniform", 0, 1)}
 ANY: Any = None  # the controller that nobody looks at
@@ -249,6 +250,44 @@ def test_who_has_ended_is_waited_for_no_more(tmp_path: Path) -> None:
     assert made.choose_trial_to_run(ANY) is None
     made.on_trial_error(ANY, trials[3])
     assert made.choose_trial_to_run(ANY) is trials[0]
+
+
+def stood(number: int, epoch: int, changed_at: tuple[int, ...] = ()) -> Student:
+    """A student of an interrupted search, whose accuracies are 0.1 times its number."""
+    known = {"kind": "search", "role": "trial", "method": "kd", "seed": 0, "epochs": 8}
+    history = [{METRIC: 0.1 * number}] * epoch
+    changes = [{"epoch": at} for at in changed_at]
+    hyper = member(number, 0).hyper
+    return Student(
+        f"kd-{number:03d}", number, **known, hyper=hyper, history=history, changes=changes
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "changed", "decided", "carried_out"),
+    [
+        ([2] * 8, {}, 0, []),  # the last checkpoints may be missing: everybody waits once more
+        ([2] * 8, {2: (2,)}, 2, ["kd-001"]),  # killed between the two changes of the turn
+        ([2] * 8, {1: (2,), 2: (2,)}, 2, []),
+        ([3, *[2] * 7], {}, 2, []),  # somebody has gone on from it
+        ([4] * 8, {1: (2,), 2: (2,)}, 2, []),
+        ([3, 2, 1, *[2] * 5], {}, 0, []),
+    ],
+)
+def test_where_an_interrupted_population_stands(
+    epochs: list[int],
+    changed: dict[int, tuple[int, ...]],
+    decided: int,
+    carried_out: list[str],
+    tmp_path: Path,
+) -> None:
+    """By hand, with turns every 2 epochs; of students 1 to 8 the first two are the worst quarter."""
+    world = World(tmp_path)
+    living = [stood(n, e, changed.get(n, ())) for n, e in enumerate(epochs, 1)]
+    for student, epoch in zip(living, epochs, strict=True):
+        world.save(student.id, epoch, student.id)
+    assert _last_turn(living, world.population(8)) == decided
+    assert [change.identity for change, _ in world.changes] == carried_out
 
 
 POPULATION = (

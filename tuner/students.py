@@ -310,12 +310,17 @@ def _population(planned: Plan, journal: Journal, board: Board) -> Population:
 
 
 def _last_turn(living: Sequence[Student], made: Population) -> int:
-    """The last turn at which everybody has arrived; finished, unless somebody has gone on from it."""
+    """The last turn that was taken; finished, where it was interrupted.
+
+    A turn without a trace, though everybody had arrived, may lack their last checkpoints: it is taken again later.
+    """
     epoch = min((len(s.history) for s in living), default=0) // made.interval * made.interval
     if epoch and all(len(s.history) == epoch for s in living):
+        done = {s.id for s in living if any(change["epoch"] == epoch for change in s.changes)}
+        if not done:
+            return epoch - made.interval
         last = {s.id: _as_results(s)[-1] for s in living}
         members = [Member(s.id, s.number, ranked_accuracy(last[s.id]), s.hyper) for s in living]
-        done = {s.id for s in living if any(change["epoch"] == epoch for change in s.changes)}
         made.carry_out(members, epoch, done)
     return epoch
 
