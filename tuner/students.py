@@ -131,7 +131,8 @@ def fit(
             storage_path=str(planned.folder),
             verbose=0,
             callbacks=[recorder],
-            checkpoint_config=CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
+            # no num_to_keep: with it Ray writes a snapshot of all trials at nearly every checkpoint
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
