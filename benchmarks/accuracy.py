@@ -57,7 +57,8 @@ def section(root: Path) -> str:
         for seed, (fast, plain) in enumerate(rows)
     ]
     said = (
-        f"{CASE.teacher} -> {CASE.student}, {facts.n_train} training images, {CASE.epochs} epochs; fast is {precision}. "
+        f"{CASE.teacher} -> {CASE.student}, {facts.n_train} training images, {CASE.epochs} epochs; "
+        f"fast is {precision}. "
         f"Difference {difference.text(signed=True)} points (95%, paired over {N_SEEDS} seeds): "
         f"{'NOT within' if difference.resolved else 'within'} its interval of 0."
     )
