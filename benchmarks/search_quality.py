@@ -8,7 +8,7 @@ trained in full) lies below the best there is, without noise; epochs are those t
 32 trials of 16 epochs.
 
 1. Searches run in an event loop of a few lines over the very same sampler and scheduler objects that a search has,
-   each trial on the next free of 1 or 8 simulated workers (searches.py).
+   each trial on the next free of 1 or 8 simulated workers (simulated.py).
 2. For a few seeds the same searches run through Ray Tune, with the Tuner that a search has, one worker; every trial
    must have the same setting and the same epochs there, or this ends with an error.
 3. The time that a sampler takes for one suggestion, with 10, 50 and 200 trials known.
@@ -23,7 +23,8 @@ from concurrent.futures import ProcessPoolExecutor
 from statistics import fmean, median, stdev
 
 from benchmarks.curves import EPOCHS, World
-from benchmarks.searches import (
+from benchmarks.sections import load_average, machine, publish, table
+from benchmarks.simulated import (
     MANY_TRIALS,
     TRIALS,
     Case,
@@ -33,7 +34,6 @@ from benchmarks.searches import (
     parts,
     report,
 )
-from benchmarks.sections import load_average, machine, publish, table
 
 PACKAGES = ("ray", "optuna", "torch", "cmaes")
 STRATEGIES = [*itertools.product(("random", "tpe", "gp"), ("none", "asha")), ("auto", "auto")]

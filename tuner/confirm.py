@@ -32,6 +32,7 @@ from tuner.plan import Plan
 from tuner.progress import Board
 from tuner.samplers import Config, Listed
 from tuner.schedulers import make as make_scheduler
+from tuner.spaces import STUDENT
 
 BASELINES = ("vanilla", "default")
 
@@ -74,7 +75,7 @@ def contenders(planned: Plan, chosen: Sequence[Student]) -> list[Contender]:
     the plain student itself it is the published default, and is not trained twice.
     """
     leader = chosen[0].hyper if chosen else planned.published
-    recipe = {k: v for k, v in leader.items() if k in RECIPE_KEYS}
+    recipe = {k: v for k, v in leader.items() if k in (*RECIPE_KEYS, STUDENT)}
     method = planned.settings.method
     default = Contender("default", method, planned.published, f"{method}-000")
     ranked = [Contender(f"finalist-{i}", s.method, s.hyper, s.id) for i, s in enumerate(chosen, 1)]
@@ -159,7 +160,7 @@ def judge(planned: Plan, task: Task, board: Board, journal: Journal) -> dict[str
             **_judge_network(planned, teachers.load(task.teacher, task.facts), test),
         },
         "champion": champion,
-        "registered_as": slug(f"kdtune-{planned.source.name}-{planned.student}"),
+        "registered_as": slug(f"kdtune-{planned.source.name}-{_about(task, winner)['student']}"),
     }
     board.take(journal.write("answer", sync=True, **answer))
     return told.results["answer"]
@@ -250,7 +251,7 @@ def _named(measured: dict[str, float], epsilon: float) -> dict[str, float]:
 
 def _about(task: Task, contender: Contender) -> dict[str, Any]:
     return {
-        "student": task.student,
+        "student": contender.hyper.get(STUDENT, task.student),
         "stages": task.stages,
         "teacher": task.teacher.model,
         "method": contender.method,

@@ -24,9 +24,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search_spaces import Domain
+from trainables.checkpoint import STATE
 from trainables.data.splits import rename_into
 from trainables.seeding import seed_of
-from trainables.trainable import STATE
 from tuner.samplers import METRIC
 from tuner.schedulers import rankable
 

@@ -161,7 +161,8 @@ def make_tuner(
             storage_path=str(folder),
             verbose=0,
             callbacks=callbacks,
-            checkpoint_config=CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
+            # no num_to_keep: with it Ray writes a snapshot of all trials at nearly every checkpoint
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
