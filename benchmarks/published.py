@@ -47,7 +47,7 @@ PUBLISHED = {  # CCKD (arXiv:2107.06993), yuranusduke's repository: test accurac
 def train(dataset: str, data_root: Path, out: Path, recipe: Recipe, seeds: list[int]) -> None:
     """Every student of one dataset that OUT/students.jsonl does not have yet."""
     facts = prepare(dataset, data_root, out / "data")
-    taught = recipe_of(TEACHER, source(dataset))
+    taught = recipe_of(TEACHER, source(dataset, data_root))
     teacher = ready(parse(TEACHER, facts.n_classes), facts, taught, out / "teachers")
     test = open_test(facts)
     accuracy = validate(teachers.load(teacher, facts), test)["accuracy"]
