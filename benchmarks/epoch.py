@@ -1,6 +1,6 @@
 """A trial's epoch against a bare loop on ready tensors, against the loop that others share, and torchdistill's.
 
-    python -m benchmarks.epoch            five to ten minutes of CPU time
+    python -m benchmarks.epoch            about twenty minutes of CPU time
     python -m benchmarks.epoch --write    the same, and replace the section in RESULTS.md
 
 Images are made up and networks untrained: a step's time depends on neither. One thread, CPU time; the contenders of a
