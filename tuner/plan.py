@@ -24,6 +24,7 @@ from trainables import methods, models, objective, teacher_wanted
 from trainables.contract import Context, Method
 from trainables.data import sources
 from trainables.data.sources import Source
+from trainables.evaluation import autoattack
 from trainables.models.ensemble import Ensemble
 from trainables.precision import PLAIN, stepper
 from trainables.recipe import RECIPE_KEYS, Recipe, check_recipe
@@ -259,6 +260,8 @@ def make(settings: Settings) -> Plan:
 def check_outside(plan: Plan) -> None:
     """Raise ValueError where the world is not ready: cores, GPUs, output folder, tracking server."""
     _check_machine(plan.settings)
+    if plan.settings.evaluate == "full":
+        autoattack.check(plan.source.n_classes)
     _check_writable(plan.out)
     _check_tracking(plan)
 
