@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -117,6 +118,25 @@ def test_each_network_is_judged_once_and_its_run_has_the_numbers(done: Done) -> 
     assert numbers["robust/linf_0.15/worst"] <= clean == numbers["test/accuracy"]
     teacher = done.told.judged["teacher"]
     assert "agreement/top1" not in teacher and "calibration/nll_scaled" in teacher
+
+
+def test_a_search_cut_off_while_judging_judges_the_rest_alone(
+    done: Done, tmp_path: Path, tune: Callable[..., Command]
+) -> None:
+    """The journal ends behind the second network: the first two are not judged again, the answer is the same."""
+    for part in ("teachers", "cache", "small"):
+        shutil.copytree(done.out / part, tmp_path / part)
+    (tmp_path / "small" / "tracking.json").unlink()
+    lines = (done.folder / FILE).read_text().splitlines(keepends=True)
+    judged = [i for i, line in enumerate(lines) if json.loads(line[9:])["event"] == "judged"]
+    (tmp_path / "small" / FILE).write_text("".join(lines[: judged[1] + 1]))
+    resumed = tune("--resume", "small", "--out", tmp_path)
+    assert resumed.status == 0, resumed.err
+    again = (tmp_path / "small" / FILE).read_text().splitlines()
+    kinds = [json.loads(line[9:])["event"] for line in again]
+    assert kinds.count("judged") == len(judged) and kinds.count("test_opened") == 1
+    answers = [told.results["answer"] for told in (done.told, story(tmp_path / "small"))]
+    assert answers[0]["rows"] == answers[1]["rows"]
 
 
 def test_champion_reproduces_its_recorded_accuracies(done: Done) -> None:
