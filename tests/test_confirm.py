@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainables.evaluation.sanity import MASKING
-from tuner import confirm, evaluation_report, league, plan, report, teacher_report
+from tuner import confirm, evaluation_report, judging, league, plan, report, teacher_report
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
 from tuner.settings import make
@@ -158,6 +158,14 @@ def test_without_a_tier_there_are_no_robust_columns() -> None:
     assert evaluation_report.robust_rows(bare) == evaluation_report.quality_rows(bare) == []
     assert evaluation_report.summary(bare) == {}
     assert "--evaluate none" in evaluation_report.sentences(bare)[0]
+
+
+@pytest.mark.parametrize(
+    ("tier", "radii"), [("none", []), ("quick", [0.15]), ("standard", [0.05, 0.1, 0.15])]
+)
+def test_quick_attacks_at_the_datasets_own_radius_alone(tier: str, radii: list[float]) -> None:
+    """The own radius is among the others and not attacked twice."""
+    assert [t.epsilon for t in judging.threats_of(tier, "digits", 1, 0.15)] == radii
 
 
 def test_report_tables_have_a_row_for_each_network_and_radius() -> None:

@@ -67,9 +67,7 @@ def submit(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus:
     return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)
 
 
-def each(
-    tasks: dict[str, Any], meanwhile: Callable[[], None] = lambda: None
-) -> Iterator[tuple[str, Any]]:
+def each(tasks: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The answers of submitted functions by name, in the order in which they come; raises what one raised."""
     import ray
 
@@ -78,7 +76,6 @@ def each(
         done, _ = ray.wait(list(left), timeout=0.5)
         for task in done:
             yield left.pop(task), wait(task)
-        meanwhile()
 
 
 def wait(task: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:

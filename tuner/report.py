@@ -59,7 +59,7 @@ def plan_table(planned: Plan) -> Group:
         "trials": f"{planned.n_trials} by {s.search}, {_early(planned)}",
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
         "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
-        "evaluation": s.evaluate,
+        "evaluation": f"{s.evaluate}, of what is compared on the test set",
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
         f"({available_cpus()} CPUs here)",
         "time": _time(planned, least, most),
