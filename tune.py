@@ -21,13 +21,13 @@ Try this; it needs no download and no GPU and takes about a minute:
 
     python tune.py --method kd
 
-python tune.py --list shows methods, models, datasets and spaces; --help shows every flag."""
+python tune.py --list shows methods, models, datasets, spaces, samplers and schedulers; --help shows every flag."""
 REPEATED: dict[str, dict[str, Any]] = {
     "set": {"action": "append"},
     "method": {"nargs": "+"},
     "teacher": {"action": "append"},
 }
-LISTS = ("methods", "models", "datasets", "spaces")
+LISTS = ("methods", "models", "datasets", "spaces", "samplers", "schedulers")
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import cProfile
 import json
-import os
 import pstats
 import tempfile
 import time
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks import engine
 from benchmarks.sections import load_average, machine, publish, table
 from benchmarks.watch import watch
-from tuner.journal import VERSION, Event, Journal
+from tuner.journal import Event
 from tuner.progress import Board
 
 SIZES = (100, 1000, 5000)  # trials
@@ -96,32 +96,20 @@ class Ends:
 
 def one(n_trials: int, n_reports: int, search: str, folder: Path, profile: Path | None) -> None:
     """Search once in this process, and print what it took as a line of JSON."""
-    from rich.console import Console
-
-    from tuner import cluster, plan, settings, students
-    from tuner.tracking import Mirror
+    from tuner import students
 
     given = {"trials": n_trials, "epochs": n_reports, "search": search, "scheduler": "none"}
-    planned = plan.make(settings.make({"method": "kd", **given, "out": folder, "name": "x"}))
-    planned.folder.mkdir(parents=True)
-    journal, profiler = Journal(planned.folder), cProfile.Profile()
-    told = {"version": VERSION, "name": "x", "experiment": "x", "token": "x", "description": ""}
-    journal.write("search", **told, settings={"method": "kd"}, facts={})
-    with cluster.running(planned.slots), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
-        board, ends = Board(Console(file=nowhere)), Ends()
+    made, profiler = engine.planned(folder, **given), cProfile.Profile()
+    with engine.running(made) as (journal, board):
+        ends = Ends()
+        listening = patch.object(board, "take", ends.heard(board))
         if profile is not None:
             profiler.enable()
-        with (
-            patch.object(students, "Trial", trivial()),
-            patch.object(board, "take", ends.heard(board)),
-        ):
-            students.search(planned, None, journal, board)  # type: ignore[arg-type]
+        with patch.object(students, "Trial", trivial()), listening:
+            students.search(made, None, journal, board)  # type: ignore[arg-type]
         profiler.disable()
         took = ends.between()
         took["done"] = sum(student.complete for student in board.story.students.values())
-    journal.close()
-    mirror.finish(patience=5)  # it delivers for as long as it likes: no time of the driver's
     if profile is not None:
         text = StringIO()
         pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(COSTLIEST)

@@ -1,4 +1,4 @@
-"""A trial's epoch against a bare loop on ready tensors, against the loop that everyone shares, and against torchdistill.
+"""A trial's epoch against a bare loop on ready tensors, against the loop that others share, and torchdistill's.
 
     python -m benchmarks.epoch            five to ten minutes of CPU time
     python -m benchmarks.epoch --write    the same, and replace the section in RESULTS.md

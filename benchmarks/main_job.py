@@ -90,6 +90,7 @@ def tutorial_job(out: Path, run: Ours) -> dict[str, Any]:
     known |= {name: getattr(facts, name) for name in ("n_classes", "channels", "size")}
     known |= {name: run.settings[name] for name in ("teacher", "student", "epochs", "batch_size")}
     files = {"images": "images.npz", "weights": "weights.pt", "storage": "tutorial"}
+    known |= {"augment": "none", "reuse_actors": False}
     return {**known, "lr": run.settings["lr"] or 0.1, **{k: str(out / v) for k, v in files.items()}}
 
 

@@ -21,9 +21,11 @@ from benchmarks.sections import load_average, machine, publish, table
 from trainables import methods, objective
 from trainables import teacher as teachers
 from trainables.data.sealed import open_test
+from trainables.data.sources import source
 from trainables.data.splits import prepare
 from trainables.recipe import Recipe
 from trainables.teacher_ready import ready
+from trainables.teacher_training import recipe_of
 from trainables.teacher_wanted import parse
 from trainables.trainable import Task, Workplace
 from trainables.training import validate
@@ -45,12 +47,13 @@ PUBLISHED = {  # CCKD (arXiv:2107.06993), yuranusduke's repository: test accurac
 def train(dataset: str, data_root: Path, out: Path, recipe: Recipe, seeds: list[int]) -> None:
     """Every student of one dataset that OUT/students.jsonl does not have yet."""
     facts = prepare(dataset, data_root, out / "data")
-    teacher = ready(parse(TEACHER, facts.n_classes), facts, recipe, out / "teachers")
+    taught = recipe_of(TEACHER, source(dataset, data_root))
+    teacher = ready(parse(TEACHER, facts.n_classes), facts, taught, out / "teachers")
     test = open_test(facts)
     accuracy = validate(teachers.load(teacher, facts), test)["accuracy"]
     done = {(s["dataset"], s["method"], s["seed"]) for s in results(out)}
     if (dataset, "teacher", 0) not in done:
-        record(out, dataset, "teacher", 0, teacher.accuracy, accuracy, recipe, 0.0)
+        record(out, dataset, "teacher", 0, teacher.accuracy, accuracy, taught, 0.0)
     cache = {"cache_folder": str(out / "targets"), "cache_bytes": 10**9}
     place = Workplace(Task(facts, teacher, STUDENT, recipe, **cache))
     for seed in seeds:
@@ -119,7 +122,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--datasets", nargs="+", default=DATASETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.tutorial JOB.json
 
-A function trainable with default settings: an actor a trial, a DataLoader over PIL images with torchvision's
-transforms, the teacher's pass in every step, float32, a report after every epoch. JOB.json names networks, images and
-weights, and the points: for each its hyperparameters and how many epochs to train. Times are printed as JSON lines.
+A function trainable with default settings (actors are reused where JOB.json says so): an actor a trial, a DataLoader
+over PIL images with torchvision's transforms, the teacher's pass in every step, float32, a report after every epoch.
+JOB.json names networks, images and weights, and the points: for each its hyperparameters and how many epochs to train.
+Times are printed as JSON lines.
 """
 
 import json
@@ -33,9 +34,11 @@ def loader(job, part, *, train):
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
-    change = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(job["mean"], job["std"])]
-    )
+    steps = [transforms.ToTensor(), transforms.Normalize(job["mean"], job["std"])]
+    if train and job["augment"] == "crop_flip":
+        cut = transforms.RandomCrop(job["size"], padding=4)
+        steps = [cut, transforms.RandomHorizontalFlip(), *steps]
+    change = transforms.Compose(steps)
     stored = np.load(job["images"])
     images, labels = stored[f"{part}_images"], stored[f"{part}_labels"]
 
@@ -103,7 +106,9 @@ def main():
     tuner = tune.Tuner(
         train_student,
         param_space={"job": job, "point": tune.grid_search(points)},
-        tune_config=tune.TuneConfig(metric="accuracy", mode="max"),
+        tune_config=tune.TuneConfig(
+            metric="accuracy", mode="max", reuse_actors=job["reuse_actors"]
+        ),
         run_config=tune.RunConfig(storage_path=job["storage"]),
     )
     results = tuner.fit()

@@ -6,6 +6,11 @@ a file and in `--set NAME=EXPR`:
     uniform(low, high)   loguniform(low, high)   quniform(low, high, step)
     randint(low, high)   lograndint(low, high)   (high excluded, as in Ray Tune)
     choice(a, b, ...)    grid(a, b, ...)         anything else is a fixed value
+
+What is searched may have a condition, and is then a dimension only of the trials where it holds (conditions.py):
+
+    temperature: {space: loguniform(1, 20), when: {mode: kl}}       in a file; a list of values where several will do
+    --set "temperature=loguniform(1,20) when mode=kl"               the same; kl|cse where several will do
 """
 
 from __future__ import annotations
@@ -14,13 +19,18 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
 Value = float | int | str | bool
+When = tuple[tuple[str, tuple[Value, ...]], ...]  # all keys must have one of their values
 
+LINES = (
+    "each line of a search space must be `name: domain` or "
+    "`name: {space: domain, when: {key: value}}`"
+)
 N_ARGUMENTS = {"uniform": 2, "loguniform": 2, "quniform": 3, "randint": 2, "lograndint": 2}
 CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
 
@@ -34,11 +44,14 @@ class Domain:
     high: float = 0.0
     step: float = 0.0  # of quniform
     values: tuple[Value, ...] = ()  # of choice and grid
+    when: When = ()
 
     def __str__(self) -> str:
         """As the user writes it."""
         inside = self.values or (self.low, self.high, self.step)[: N_ARGUMENTS.get(self.word, 0)]
-        return f"{self.word}({', '.join(map(_written, inside))})"
+        condition = ", ".join(f"{k}={'|'.join(map(_written, some))}" for k, some in self.when)
+        words = f"{self.word}({', '.join(map(_written, inside))})"
+        return f"{words} when {condition}" if condition else words
 
     def holds(self, value: Any) -> bool:
         """Whether a sampler of this domain could draw `value`."""
@@ -71,6 +84,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def parse(name: str, text: str) -> Domain | Value:
     """The domain or fixed value that `text` says; raises ValueError naming `name`, the rule and what came."""
+    text, _, clause = text.partition(" when ")
+    if clause:
+        return conditional(name, parse(name, text), _clause(name, clause))
     call = CALL.fullmatch(text)
     if not call:
         return _scalar(text)
@@ -84,6 +100,13 @@ def parse(name: str, text: str) -> Domain | Value:
     if word in ("choice", "grid"):
         return _listed(name, word, values)
     return _interval(name, word, values, text)
+
+
+def conditional(name: str, domain: Domain | Value, when: When) -> Domain:
+    """The domain under a condition; raises ValueError for a fixed value, which has no use for one."""
+    if not isinstance(domain, Domain):
+        raise ValueError(f"{name}: a condition must follow what is searched, got {domain!r}")
+    return replace(domain, when=when)
 
 
 def load(source: str) -> Space:
@@ -108,15 +131,13 @@ def load(source: str) -> Space:
         )
     space: Space = {}
     for key, value in entries:
-        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
-            raise ValueError(
-                f"each line of a search space must be `name: domain`, got a nested one in {path}"
-            )
+        if not isinstance(key, yaml.ScalarNode):
+            raise ValueError(f"{LINES}, got a nested one in {path}")
         if key.value in space:
             raise ValueError(
                 f"a search space must name each hyperparameter once, got {key.value!r} twice in {path}"
             )
-        space[key.value] = parse(key.value, value.value)
+        space[key.value] = _entry(key.value, _plain(value), path)
     return space
 
 
@@ -147,6 +168,42 @@ def names() -> tuple[str, ...]:
 def searched(space: Mapping[str, Domain | Value]) -> dict[str, Domain]:
     """The part of a space that is searched, without the fixed values."""
     return {name: domain for name, domain in space.items() if isinstance(domain, Domain)}
+
+
+def _plain(node: Any) -> Any:
+    """A YAML node as strings, lists and dictionaries; a later key of the same name wins."""
+    if isinstance(node.value, str):
+        return node.value
+    if all(isinstance(part, tuple) for part in node.value):
+        return {str(_plain(key)): _plain(value) for key, value in node.value}
+    return [_plain(part) for part in node.value]
+
+
+def _entry(name: str, tree: Any, path: Path) -> Domain | Value:
+    """One line's domain or value, with its condition."""
+    if isinstance(tree, str):
+        return parse(name, tree)
+    if not (isinstance(tree, dict) and set(tree) == {"space", "when"}):
+        raise ValueError(f"{LINES}, got a nested one in {path}")
+    space, when = tree["space"], tree["when"]
+    if not (isinstance(space, str) and isinstance(when, dict) and when):
+        raise ValueError(f"{LINES}, got a nested one in {path}")
+    some = {k: v if isinstance(v, list) else [v] for k, v in when.items()}
+    if not all(isinstance(v, str) for values in some.values() for v in values):
+        raise ValueError(f"{LINES}, got a nested one in {path}")
+    clause = tuple((k, tuple(_scalar(v) for v in values)) for k, values in some.items())
+    return conditional(name, parse(name, space), clause)
+
+
+def _clause(name: str, text: str) -> When:
+    """The condition in `mode=kl|cse, group=2`."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(key.strip() and values.strip() for key, _, values in parts):
+        raise ValueError(f"{name}: a condition must be KEY=VALUE, got {text.strip()!r}")
+    return tuple(
+        (key.strip(), tuple(_scalar(value) for value in values.split("|")))
+        for key, _, values in parts
+    )
 
 
 def _listed(name: str, word: str, values: tuple[Value, ...]) -> Domain:

@@ -22,6 +22,7 @@ OWNERS = {  # foreign system -> the files that may import it
     "ray": {
         "trainables/trainable.py",
         "tuner/cluster.py",
+        "tuner/population.py",
         "tuner/recorder.py",
         "tuner/samplers.py",
         "tuner/schedulers.py",

@@ -13,17 +13,27 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers import CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from search_spaces import Domain, parse
-from tuner.samplers import METRIC, Config, Listed, SafeOptunaSearch, distribution, make_sampler
+from tuner.samplers import (
+    METRIC,
+    Config,
+    Listed,
+    SafeOptunaSearch,
+    Sobol,
+    distribution,
+    make_sampler,
+)
+from tuner.strategies import SEARCHES, search_of
 
 SPACE = {"temperature": Domain("loguniform", 1, 20), "alpha": Domain("uniform", 0, 1)}
 PUBLISHED = {"temperature": 4.0, "alpha": 0.9}
 EPOCHS = 8
+OPTUNA = [name for name in SEARCHES if name not in ("auto", "grid")]
 
 
 def searcher(
@@ -70,9 +80,11 @@ def ending(config: Config) -> dict[str, Any]:
     return result(optimum(config["hyper"]), 2 if config["number"] % 3 == 2 else EPOCHS)
 
 
-def only_trial(last: dict[str, Any] | None, *, error: bool = False) -> FrozenTrial:
+def only_trial(
+    last: dict[str, Any] | None, *, error: bool = False, search: str = "tpe"
+) -> FrozenTrial:
     """What the study knows of a first trial that ended with `last`."""
-    found = searcher()
+    found = searcher(search)
     found.suggest("a")
     found.on_trial_complete("a", last, error=error)
     return found.study.trials[0]
@@ -97,7 +109,7 @@ def test_distribution(text: str, expected: BaseDistribution) -> None:
     assert distribution(domain) == expected
 
 
-@pytest.mark.parametrize("search", ["tpe", "random"])
+@pytest.mark.parametrize("search", OPTUNA)
 def test_the_first_trial_is_the_published_default(search: str) -> None:
     config = searcher(search).suggest("a")
     assert config == {"id": "kd-000", "number": 0, "hyper": PUBLISHED}
@@ -109,7 +121,7 @@ def test_without_a_published_value_the_first_is_drawn() -> None:
     assert all(SPACE[name].holds(value) for name, value in hyper.items())
 
 
-@pytest.mark.parametrize("search", ["tpe", "random"])
+@pytest.mark.parametrize("search", OPTUNA)
 def test_same_seed_same_suggestions(search: str) -> None:
     """Another seed, other ones."""
     first, again, other = (play(searcher(search, seed), 15) for seed in (0, 0, 1))
@@ -117,14 +129,16 @@ def test_same_seed_same_suggestions(search: str) -> None:
     assert [c["hyper"] for c in first[1:]] != [c["hyper"] for c in other[1:]]
 
 
-def test_suggestions_differ_and_lie_in_the_space() -> None:
-    """Seeding each draw anew must not make the draws alike."""
-    hypers = [config["hyper"] for config in play(searcher(), 20)]
-    assert len({h["temperature"] for h in hypers}) == len(hypers)
+@pytest.mark.parametrize("search", OPTUNA)
+def test_suggestions_differ_and_lie_in_the_space(search: str) -> None:
+    """Seeding each draw anew must not make the draws alike; a child may equal its parent, and a maximum stay one."""
+    hypers = [config["hyper"] for config in play(searcher(search), 20)]
+    n_different = len({tuple(h.items()) for h in hypers})
+    assert n_different >= (14 if search == "nsga2" else 18)
     assert all(SPACE[name].holds(value) for h in hypers for name, value in h.items())
 
 
-@pytest.mark.parametrize("search", ["tpe", "random"])
+@pytest.mark.parametrize("search", OPTUNA)
 @pytest.mark.parametrize("k", [0, 1, 5, 20])
 def test_replayed_equals_uninterrupted(search: str, k: int) -> None:
     """After k trials, finished, stopped and diverged, against a searcher that was never interrupted."""
@@ -181,6 +195,19 @@ def test_how_an_end_is_told(
     """The table of the module's docstring; a trial is never left RUNNING."""
     told = only_trial(last)
     assert (told.state, told.value) == (state, value)
+
+
+@pytest.mark.parametrize("search", ["gp", "cmaes", "nsga2"])
+def test_what_ignores_pruned_trials_is_told_values(search: str) -> None:
+    """A stopped trial is complete with its last value; a diverged one has the worst so far, the first of all none."""
+    found = searcher(search)
+    ends = [result(math.nan), result(0.8), result(0.5, 3), result(0.9, 2, diverged="ce")]
+    for n, last in enumerate(ends):
+        found.suggest(f"ray-{n}")
+        found.on_trial_complete(f"ray-{n}", last)
+    told = [(t.state, t.value) for t in found.study.trials]
+    assert told[0] == (TrialState.FAIL, None)
+    assert told[1:] == [(TrialState.COMPLETE, value) for value in (0.8, 0.5, 0.5)]
 
 
 def test_an_error_is_a_failure_whatever_came_before() -> None:
@@ -254,12 +281,89 @@ def test_tpe_learns_what_random_does_not() -> None:
 
 
 def test_samplers() -> None:
-    """Start-up is fitted to dimensions and concurrency: max(d + 2, slots)."""
-    assert isinstance(make_sampler("random", 2, 1, 0), RandomSampler)
-    for dimensions, slots, startup in ((2, 1, 4), (4, 2, 6), (2, 16, 16)):
-        sampler = make_sampler("tpe", dimensions, slots, 0)
-        assert isinstance(sampler, TPESampler)
-        assert sampler._n_startup_trials == startup
+    """Start-up is fitted to dimensions and concurrency: max(d + 2, slots); half of nsga2's first population."""
+    kinds = [TPESampler, GPSampler, CmaEsSampler]
+    for n, slots, startup in ((2, 1, 4), (4, 2, 6), (2, 16, 16)):
+        space = {f"x{i}": FloatDistribution(0, 1) for i in range(n)}
+        made = [make_sampler(search, space, slots, 0) for search in ("tpe", "gp", "cmaes")]
+        assert [type(sampler) for sampler in made] == kinds
+        assert [sampler._n_startup_trials for sampler in made] == [startup] * 3  # type: ignore[attr-defined]
+        genetic = make_sampler("nsga2", space, slots, 0)
+        assert isinstance(genetic, NSGAIISampler)
+        assert genetic.population_size == 2 * startup
+    assert isinstance(make_sampler("random", space, 1, 0), RandomSampler)
+    assert isinstance(make_sampler("qmc", space, 1, 0), Sobol)
+
+
+@pytest.mark.parametrize("search", OPTUNA)
+def test_every_sampler_has_its_model_in_use(search: str) -> None:
+    """After 15 tells no draw is the one of a sampler that knows nothing of them; random and qmc draw blindly."""
+    learnt, blind = searcher(search), searcher(search)
+    play(learnt, 15)
+    for _ in range(15):
+        blind.suggest(f"ray-{blind.number}")
+    same = learnt.suggest("next")["hyper"] == blind.suggest("next")["hyper"]
+    assert same == (search in ("random", "qmc"))
+
+
+def test_sobol_spreads_evenly() -> None:
+    """16 points and the default: of 4 quarters of alpha each has 3 to 5, whoever runs beside."""
+    found = searcher("qmc", slots=8)
+    configs = [found.suggest(f"ray-{n}") for n in range(17)]
+    quarters = [int(config["hyper"]["alpha"] * 4) for config in configs[1:]]
+    assert all(3 <= quarters.count(n) <= 5 for n in range(4))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "space", "expected"),
+    [
+        ("none", {"a": "uniform(0,1)", "b": "loguniform(1,2)"}, "gp"),
+        ("none", dict.fromkeys("abcd", "uniform(0,1)"), "gp"),
+        ("none", dict.fromkeys("abcde", "uniform(0,1)"), "tpe"),
+        ("none", {"a": "uniform(0,1)", "b": "choice(x,y)"}, "tpe"),
+        ("none", {"a": "uniform(0,1) when b=x"}, "tpe"),
+        ("asha", {"a": "uniform(0,1)"}, "tpe"),
+        ("pbt", {"a": "uniform(0,1)"}, "qmc"),
+        ("none", {}, "tpe"),
+    ],
+)
+def test_auto(scheduler: str, space: dict[str, str], expected: str) -> None:
+    """gp for up to 4 numeric dimensions without early stopping; a population cannot learn; else tpe."""
+    domains = {name: parse(name, text) for name, text in space.items()}
+    searched = {name: d for name, d in domains.items() if isinstance(d, Domain)}
+    assert search_of("auto", scheduler, searched) == expected
+    assert search_of("nsga2", scheduler, searched) == "nsga2"
+
+
+CONDITIONAL = {
+    "mode": Domain("choice", values=("kl", "mse")),
+    "temperature": parse("temperature", "loguniform(1, 20) when mode=kl"),
+    "alpha": Domain("uniform", 0, 1),
+}
+
+
+@pytest.mark.parametrize("search", OPTUNA)
+def test_a_condition_decides_about_a_dimension(search: str) -> None:
+    """The temperature is drawn where the mode is kl, and nowhere else; replayed equals uninterrupted here too."""
+
+    def accuracy(config: Config) -> dict[str, Any]:
+        return result(0.5 + 0.1 * config["hyper"]["alpha"] + (config["hyper"]["mode"] == "kl") / 9)
+
+    def walk(one: SafeOptunaSearch, n: int) -> list[Config]:
+        configs = []
+        for _ in range(n):
+            configs.append(one.suggest(f"ray-{one.number}"))
+            one.on_trial_complete(f"ray-{configs[-1]['number']}", accuracy(configs[-1]))
+        return configs
+
+    first = {"mode": "kl", "temperature": 4.0, "alpha": 0.9}
+    found = searcher(search, space=CONDITIONAL, first=first)
+    past = walk(found, 14)
+    assert {c["hyper"]["mode"] for c in past} == {"kl", "mse"}
+    assert all(("temperature" in c["hyper"]) == (c["hyper"]["mode"] == "kl") for c in past)
+    resumed = searcher(search, space=CONDITIONAL, first=first)
+    resumed.replay([(config, accuracy(config), False) for config in past])
+    assert walk(resumed, 3) == walk(found, 3)
 
 
 def test_nothing_is_saved_by_ray(tmp_path: Any) -> None:

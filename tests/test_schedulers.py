@@ -10,7 +10,17 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tuner.samplers import METRIC
-from tuner.schedulers import FIRST_ARRIVALS, SafeASHA, make, rankable
+from tuner.schedulers import (
+    BRACKETS,
+    FIRST_ARRIVALS,
+    ById,
+    SafeASHA,
+    SafeMedian,
+    bracket_of,
+    make,
+    rankable,
+)
+from tuner.strategies import FEWEST_OTHERS, scheduler_of
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 GRACE, EPOCHS = 2, 8  # rungs at 2, 4, 8
@@ -29,8 +39,8 @@ def trial(number: int, attempt: str = "") -> Any:
 
 
 def report(epoch: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    told = {"epoch": epoch, "ranked_epoch": epoch, METRIC: accuracy, "diverged": "", "failed": ""}
-    return {**told, **more}
+    told = {"epoch": epoch, "ranked_epoch": epoch, "epochs": EPOCHS, METRIC: accuracy}
+    return {**told, "diverged": "", "failed": "", **more}
 
 
 def asha(*accuracies: float, at: int = GRACE) -> SafeASHA:
@@ -176,15 +186,13 @@ def reports(seed: int, n_trials: int = 12) -> list[tuple[int, dict[str, Any]]]:
     ]
 
 
-def live(made: SafeASHA, told: list[tuple[int, dict[str, Any]]], gone: set[int]) -> list[str]:
+def live(made: ById, told: list[tuple[int, dict[str, Any]]], gone: set[int]) -> list[str]:
     """Decisions on reports as they arrive; those who were stopped or diverged report no more."""
     actions = []
     for number, one in told:
         if number in gone:
             actions.append("gone")
             continue
-        if f"kd-{number:03d}" not in made._trial_info:
-            made.on_trial_add(ANY, trial(number, "-live"))
         if one["diverged"] or one["epoch"] == EPOCHS:
             made.on_trial_complete(ANY, trial(number), one)
             actions.append("done")
@@ -194,21 +202,34 @@ def live(made: SafeASHA, told: list[tuple[int, dict[str, Any]]], gone: set[int])
     return actions
 
 
+def state(made: ById) -> Any:
+    """All that decisions depend on."""
+    if isinstance(made, SafeMedian):
+        return made.curves
+    assert isinstance(made, SafeASHA)
+    return [{m: dict(r) for m, r in bracket._rungs} for bracket in made._brackets]
+
+
+def rule(name: str) -> Any:
+    return make(name, EPOCHS, GRACE)
+
+
 @pytest.mark.parametrize("cut", [0, 13, 30, 47, 60])
 @pytest.mark.parametrize("seed", range(4))
-def test_replayed_equals_uninterrupted(seed: int, cut: int) -> None:
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_replayed_equals_uninterrupted(name: str, seed: int, cut: int) -> None:
     """The same rungs after `cut` reports, and the same decisions ever after."""
-    told = reports(seed)
-    whole, gone_whole = SafeASHA(EPOCHS, GRACE), set[int]()
+    told = reports(seed, 24)
+    whole, gone_whole = rule(name), set[int]()
     before = live(whole, told[:cut], gone_whole)
     past = [
         (f"kd-{n:03d}", n, one)
         for (n, one), action in zip(told[:cut], before, strict=True)
         if action != "gone"
     ]
-    resumed = SafeASHA(EPOCHS, GRACE)
+    resumed = rule(name)
     stopped = resumed.replay(past)
-    assert rungs(resumed) == rungs(whole)
+    assert state(resumed) == state(whole)
     assert stopped == {f"kd-{n:03d}" for (n, _), a in zip(told, before, strict=False) if a == STOP}
     assert live(resumed, told[cut:], set(gone_whole)) == live(whole, told[cut:], gone_whole)
 
@@ -222,10 +243,11 @@ def test_who_went_on_after_a_stop_is_not_stopped_by_replay() -> None:
 
 
 def test_replay_somewhere_stops_somebody() -> None:
-    """The battery above compares something: of 12 trials some are stopped, some reach the end."""
-    actions = live(SafeASHA(EPOCHS, GRACE), reports(0), set())
-    assert actions.count(STOP) >= 3
-    assert actions.count("done") >= 3
+    """The battery above compares something: of 24 trials some are stopped, some reach the end."""
+    for name in ("asha", "hyperband", "median"):
+        actions = live(rule(name), reports(0, 24), set())
+        assert actions.count(STOP) >= 3
+        assert actions.count("done") >= 3
 
 
 def test_metric_and_mode_are_not_set_from_outside() -> None:
@@ -236,4 +258,102 @@ def test_metric_and_mode_are_not_set_from_outside() -> None:
 
 def test_make() -> None:
     assert isinstance(make("asha", EPOCHS, GRACE), SafeASHA)
+    assert isinstance(make("median", EPOCHS, GRACE), SafeMedian)
     assert type(make("none", EPOCHS, GRACE)) is FIFOScheduler
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, "none"), (23, "none"), (24, "asha"), (500, "asha")]
+)
+def test_auto(n: int, expected: str) -> None:
+    """No early stopping under 24 trials; what is asked for is what is had."""
+    assert scheduler_of("auto", n) == expected
+    assert scheduler_of("median", n) == "median"
+
+
+def test_hyperbands_brackets() -> None:
+    """By hand, 16 epochs from 4 on: rungs 4 8 16, 8 16, and 16; shares 4 : 3 : 3 as 2^2/3 : 2/2 : 1/1."""
+    made = make("hyperband", 16, 4)
+    assert isinstance(made, SafeASHA)
+    assert [sorted(m for m, _ in b._rungs) for b in made._brackets] == [[4, 8, 16], [8, 16], [16]]
+    dealt = [bracket_of(n, BRACKETS) for n in range(20)]
+    assert [dealt.count(b) for b in range(3)] == [8, 6, 6]
+    assert [bracket_of(n, 1) for n in range(5)] == [0] * 5
+    assert all(set(dealt[n : n + 5]) == {0, 1, 2} for n in range(15))
+
+
+def test_brackets_do_not_mix() -> None:
+    """Trials of the last bracket are never stopped; nobody is compared with another bracket's."""
+    made = rule("hyperband")
+    last = [n for n in range(1, 40) if bracket_of(n, BRACKETS) == BRACKETS - 1]
+    first = [n for n in range(1, 40) if bracket_of(n, BRACKETS) == 0]
+    actions = [decide(made, n, report(GRACE, 0.9 - 0.01 * n)) for n in last]
+    assert actions == [CONTINUE] * len(last)
+    assert decide(made, first[0], report(GRACE, 0.1)) == CONTINUE
+    later = [decide(made, n, report(GRACE, 0.1 - 0.001 * n)) for n in first[1:6]]
+    assert later == [CONTINUE] * (FIRST_ARRIVALS - 1) + [STOP] * 3
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_a_rung_is_a_share_of_the_trials_own_epochs(name: str) -> None:
+    """Epoch 4 of 16 is where epoch 2 of 8 is; epoch 2 of 16 is before the grace."""
+    long, usual = rule(name), rule(name)
+    for n in (0, 3, 10, 13, 20, 23, 30, 33):
+        decide(long, n, report(GRACE, 0.8))
+        decide(usual, n, report(GRACE, 0.8))
+    number = next(n for n in range(1, 40) if bracket_of(n, BRACKETS) == 0 and n not in (3, 10, 13))
+    assert decide(long, number, report(2, 0.1, epochs=16)) == CONTINUE
+    assert long.on_trial_result(ANY, trial(number), report(4, 0.1, epochs=16)) == decide(
+        usual, number, report(2, 0.1)
+    )
+
+
+def median_of(*curves: tuple[float, ...]) -> SafeMedian:
+    """A rule that has heard these curves from the grace epoch on, of trials 100, 101, ..."""
+    made = SafeMedian(EPOCHS, GRACE)
+    for number, curve in enumerate(curves, 100):
+        for epoch, accuracy in enumerate(curve, GRACE):
+            made.on_trial_result(ANY, trial(number), report(epoch, accuracy))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "action"), [(0.59, STOP), (0.6, CONTINUE), (0.61, CONTINUE), (1.0, CONTINUE)]
+)
+def test_the_median_rule_by_hand(accuracy: float, action: str) -> None:
+    """Means 0.4, 0.5, 0.6, 0.7, 0.8 at epoch 3, the median is 0.6; a tie goes on."""
+    made = median_of(*((m - 0.1, m + 0.1) for m in (0.4, 0.5, 0.6, 0.7, 0.8)))
+    made.on_trial_result(ANY, trial(1), report(GRACE, 0.1))
+    assert made.on_trial_result(ANY, trial(1), report(GRACE + 1, accuracy)) == action
+
+
+def test_the_median_rule_takes_the_best_so_far() -> None:
+    """A dip is forgiven."""
+    made = median_of(*[(0.5, 0.5)] * FEWEST_OTHERS)
+    assert made.on_trial_result(ANY, trial(1), report(GRACE, 0.6)) == CONTINUE
+    assert made.on_trial_result(ANY, trial(1), report(GRACE + 1, 0.1)) == CONTINUE
+
+
+def test_the_median_rule_needs_others_and_grace() -> None:
+    """Four others, an epoch before the grace, others that have not come as far, the default: nobody is stopped."""
+    five = [(0.5,)] * FEWEST_OTHERS
+    assert decide(median_of(*five[:-1]), 1, report(GRACE, 0.1)) == CONTINUE
+    assert decide(median_of(*five), 1, report(GRACE - 1, 0.1)) == CONTINUE
+    assert decide(median_of(*five), 1, report(GRACE + 1, 0.1)) == CONTINUE
+    assert decide(median_of(*five), 0, report(GRACE, 0.1)) == CONTINUE
+    assert decide(median_of(*five), 1, report(GRACE, 0.1)) == STOP
+
+
+@pytest.mark.parametrize("told", NEVER_RANKED[:-1])
+def test_the_median_rule_hears_nothing_of_what_is_no_accuracy(told: dict[str, Any]) -> None:
+    made = median_of((0.5,))
+    assert decide(made, 1, told) == CONTINUE
+    made.on_trial_complete(ANY, trial(1), told)
+    assert set(made.curves) == {"kd-100"}
+
+
+def test_the_median_rule_counts_a_last_report_once() -> None:
+    """Ray's own counts it again in on_trial_complete; a report that comes twice replaces itself."""
+    made = median_of((0.4, 0.6))
+    made.on_trial_complete(ANY, trial(100), report(GRACE + 1, 0.6))
+    assert made.curves["kd-100"] == {GRACE: 0.4, GRACE + 1: 0.6}

@@ -82,8 +82,8 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*KD, "--set", "temperature=unifrom(1,2)"), "unknown word 'unifrom', did you mean 'uniform'?"),
     ((*KD, "--space", "wrn_gird"), "got 'wrn_gird', did you mean 'wrn_grid'?"),
     ((*KD, "--space", "crd"), "unknown space key 'beta'"),
-    ((*KD, "--search", "gp"), "--search must be 'tpe', 'random' or 'grid', got 'gp'"),
-    ((*KD, "--scheduler", "hyperband"), "--scheduler must be 'asha' or 'none', got 'hyperband'"),
+    ((*KD, "--search", "sobol"), "'nsga2', 'random' or 'grid', got 'sobol'"),
+    ((*KD, "--scheduler", "bohb"), "'median', 'pbt' or 'none', got 'bohb'"),
     ((*KD, "--optimizer", "sdg"), "--optimizer must be 'sgd', 'adam' or 'adamw', got 'sdg'"),
     (("--list", "method"), "invalid choice: 'method'"),
     # hyperparameters out of range
@@ -110,6 +110,59 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (
         (*KD, "--search", "grid", "--set", "temperature=4", "--set", "alpha=1"),
         "got nothing searched",
+    ),
+    ((*KD, "--search", "cmaes", "--set", "alpha=1"), "at least 2 numeric dimensions without"),
+    (
+        (*KD, "--search", "grid", "--scheduler", "pbt", "--set", "temperature=grid(1,2)"),
+        "dimension as grid(...), got alpha: uniform(0, 1)",
+    ),
+    (
+        (
+            *(*KD, "--search", "grid", "--scheduler", "pbt"),
+            *("--set", "temperature=grid(1,2)", "--set", "alpha=1"),
+        ),
+        "pbt must go with --search auto, qmc or random",
+    ),
+    ((*KD, "--search", "tpe", "--scheduler", "pbt"), "before anything can be learnt, got tpe"),
+    ((*KD, "--scheduler", "pbt", "--trials", "3"), "pbt must have at least 4 trials, got 3"),
+    ((*KD, "--scheduler", "pbt", "--epochs", "1"), "pbt must have at least 2 epochs, got 1"),
+    (
+        (*KD, "--scheduler", "pbt", "--set", "temperature=4", "--set", "alpha=choice(0.1,0.9)"),
+        "something that can change during training",
+    ),
+    ((*KD, "--scheduler", "hyperband", "--epochs", "3"), "must have at least 4 epochs, got 3"),
+    ((*KD, "--scheduler", "asha", "--epochs", "1"), "must have at least 2 epochs, got 1"),
+    ((*KD, "--scheduler", "median", "--epochs", "1"), "must have at least 2 epochs, got 1"),
+    ((*KD, "--scheduler", "median", "--trials", "5"), "more than 5 trials to compare, got 5"),
+    # conditions
+    ((*KD, "--set", "temperature=loguniform(1,20) when mod=mse"), "'mod', did you mean 'mode'?"),
+    ((*KD, "--set", "temperature=loguniform(1,20) when mode=kl"), "cse, mse, mse_logit, got 'kl'"),
+    ((*KD, "--set", "temperature=loguniform(1,20) when mode"), "must be KEY=VALUE, got 'mode'"),
+    ((*KD, "--set", "temperature=4 when mode=mse"), "must follow what is searched, got 4"),
+    (
+        (*KD, "--set", "temperature=uniform(1,20) when alpha=0.5"),
+        "a condition must be on a choice or grid, got alpha: uniform(0, 1)",
+    ),
+    (
+        (*KD, "--set", "mode=choice(cse,mse)", "--set", "alpha=uniform(0,1) when mode=mse_logit"),
+        "got mode=mse_logit, mode: choice(cse, mse)",
+    ),
+    (
+        (
+            *(*KD, "--set", "mode=choice(cse,mse) when standardize=true"),
+            *("--set", "standardize=choice(true,false) when mode=cse"),
+        ),
+        "conditions must not go round in a circle, got mode, standardize",
+    ),
+    # students
+    ((*KD, "--set", "student=choice(convnet4,convnet5)"), "unknown model 'convnet5'"),
+    (
+        (*KD, "--student", "convnet8", "--set", "student=choice(convnet4,convnet16)"),
+        "the published student must lie in its space",
+    ),
+    (
+        (*KD, "--set", "student=choice(convnet4,lenet5)"),
+        "lenet5 must be able to take the images, got 1x8x8",
     ),
     ((*KD, "--trials", "0"), "--trials must be greater than or equal to 1, got '0'"),
     ((*KD, "--trials", "many"), "--trials must be a valid integer, got 'many'"),
@@ -352,7 +405,8 @@ def test_plan_says_what_would_run_and_writes_nothing(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By hand: 8 trials of 12 epochs, grace 6, 5 students x 5 seeds: 8 x 6 to 8 x 12, and 25 x 12 on top."""
-    told = planned(out, capsys, "--trials", "8", "--epochs", "12", "--max-concurrent", "1")
+    eight = ("--trials", "8", "--scheduler", "asha")
+    told = planned(out, capsys, *eight, "--epochs", "12", "--max-concurrent", "1")
     assert "temperature: loguniform(1, 20) alpha: uniform(0, 1)" in told
     assert "temperature 4, alpha 0.9" in told
     assert "8 by tpe, stopped early by ASHA, never before epoch 6" in told
@@ -427,6 +481,77 @@ def test_settings_are_immutable_and_closed() -> None:
 def test_grace(epochs: int, grace: int) -> None:
     """By hand: ten epochs or half of all, whichever is less, and never below a quarter rounded up."""
     assert plan.make(make({"method": "kd", "epochs": epochs})).grace == grace
+
+
+@pytest.mark.parametrize(
+    ("given", "search", "scheduler"),
+    [
+        ({"trials": 32}, "tpe", "asha"),
+        ({"trials": 24}, "tpe", "asha"),
+        ({"trials": 23}, "gp", "none"),
+        ({"trials": 32, "scheduler": "none"}, "gp", "none"),
+        ({"trials": 32, "scheduler": "pbt"}, "qmc", "pbt"),
+        ({"trials": 32, "epochs": 1}, "gp", "none"),
+        ({"trials": 8, "search": "cmaes"}, "cmaes", "none"),
+        ({"trials": 8, "scheduler": "hyperband"}, "tpe", "hyperband"),
+    ],
+)
+def test_auto(given: dict[str, Any], search: str, scheduler: str) -> None:
+    """The rules in words: no early stopping under 24 trials nor in one epoch; gp for 2 numbers trained in full."""
+    found = plan_of(**given)
+    assert (found.search, found.scheduler) == (search, scheduler)
+
+
+def test_what_a_population_may_change() -> None:
+    """kd's numbers and the optimiser's; no choice, no count, nothing that only decides what is built."""
+    space = ("mode=choice(cse,mse)", "lr=loguniform(0.01,1)", "batch_size=randint(16,65)")
+    assert set(plan_of(*space).changeable) == {"temperature", "alpha", "lr"}
+    assert set(plan_of(method="fsp").changeable) == {"beta"}
+
+
+def test_a_condition_that_is_settled_is_none() -> None:
+    """kd's published mode is cse; a fixed mode decides too."""
+    when = "temperature=loguniform(1,20) when mode=cse"
+    assert set(plan_of(when).searched) == {"temperature", "alpha"}
+    assert set(plan_of(when, "mode=mse").searched) == {"alpha"}
+    assert plan_of(when, "mode=mse").published == {"alpha": 0.9, "mode": "mse"}
+    both = plan_of(when, "mode=choice(mse,cse)")
+    assert str(both.searched["temperature"]) == "loguniform(1, 20) when mode=cse"
+
+
+def test_the_published_setting_has_what_its_conditions_give_it() -> None:
+    """The published mode, cse, has a temperature; the published temperature of mse_logit is nobody's."""
+    mode = "mode=choice(mse,cse)"
+    with_it = plan_of("temperature=loguniform(1,20) when mode=cse", mode)
+    without = plan_of("temperature=loguniform(1,20) when mode=mse", mode)
+    assert with_it.published == {"temperature": 4.0, "alpha": 0.9, "mode": "cse"}
+    assert without.published == {"alpha": 0.9, "mode": "cse"}
+
+
+def test_a_grid_has_only_combinations_that_can_be() -> None:
+    """By hand: cse with T 1 or 4, mse alone, each with one alpha; the published (cse, 4, 0.9) is none of them."""
+    items = ("mode=grid(cse,mse)", "temperature=grid(1,4) when mode=cse", "alpha=0.5")
+    found = plan_of(*items, search="grid").grid
+    assert found == [
+        {"temperature": 4, "mode": "cse", "alpha": 0.5},
+        {"temperature": 1, "mode": "cse", "alpha": 0.5},
+        {"mode": "mse", "alpha": 0.5},
+    ]
+
+
+def test_a_student_in_the_space() -> None:
+    """Fixed, it is --student; searched, the first named is tried first, unless --student says another."""
+    assert plan_of("student=convnet8").student == "convnet8"
+    assert plan_of("student=choice(convnet8,convnet4)").published["student"] == "convnet8"
+    asked = plan_of("student=choice(convnet8,convnet4)", student="convnet4")
+    assert (asked.student, asked.published["student"]) == ("convnet4", "convnet4")
+
+
+def test_each_student_is_checked_against_the_method() -> None:
+    """fsp needs the teacher's channels: its usual student has them, the second of two has not."""
+    usual = plan_of(method="fsp").student
+    with pytest.raises(ValueError, match="cannot distill convnet16res -> convnet4 with"):
+        plan_of(f"student=choice({usual},convnet4)", method="fsp")
 
 
 def plan_of(*items: str, **given: Any) -> plan.Plan:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search_spaces
-from search_spaces import FOLDER, Domain, Value, find, load, nearest, parse, searched
+from search_spaces import FOLDER, Domain, Space, Value, When, find, load, nearest, parse, searched
+from search_spaces.conditions import cells, in_order, reduced, settle
 from trainables import methods
 from trainables.objective import defaults
 from trainables.recipe import RECIPE_KEYS, Recipe
-from tuner.plan import check_value
 from tuner.samplers import distribution
+from tuner.spaces import check_value
 
 PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml"))
 OTHER_METHOD = {"studentnet_grid": "kd", "wrn_grid": "kd"}  # as their comments say
@@ -139,9 +140,9 @@ def test_an_empty_file_is_an_empty_space(tmp_path: Path, text: str) -> None:
     ("content", "message"),
     [
         ("a: 1\na: 2\n", "each hyperparameter once, got 'a' twice in"),
-        ("a:\n  b: 1\n", "`name: domain`, got a nested one in"),
-        ("a: [1, 2]\n", "`name: domain`, got a nested one in"),
-        ("[1, 2]: a\n", "`name: domain`, got a nested one in"),
+        ("a:\n  b: 1\n", "when: {key: value}}`, got a nested one in"),
+        ("a: [1, 2]\n", "when: {key: value}}`, got a nested one in"),
+        ("[1, 2]: a\n", "when: {key: value}}`, got a nested one in"),
         ("- a\n- b\n", "lines of `name: domain`, got something else in"),
         ("just words\n", "lines of `name: domain`, got something else in"),
         ("a: 'open\n", "must be YAML, got"),
@@ -390,3 +391,104 @@ def test_what_is_legal_is_let_through(method: str, name: str, text: str) -> None
     """Counts through the integer words above all."""
     check_space(method, {name: parse(name, text)})
     assert name in (*RECIPE_KEYS, *defaults(methods.load(method)))
+
+
+@pytest.mark.parametrize(
+    ("text", "when"),
+    [
+        ("loguniform(1, 20) when mode=kl", (("mode", ("kl",)),)),
+        ("uniform(0, 1) when mode=kl|mse, group=2", (("mode", ("kl", "mse")), ("group", (2,)))),
+        ("choice(1, 2) when flag=true", (("flag", (True,)),)),
+    ],
+)
+def test_conditions(text: str, when: When) -> None:
+    """By hand; what is shown can be written."""
+    found = parse("x", text)
+    assert isinstance(found, Domain)
+    assert found.when == when
+    assert parse("x", str(found)) == found
+
+
+def test_conditions_in_a_file(tmp_path: Path) -> None:
+    """The same as in --set; a list where several values will do."""
+    text = (
+        "mode: choice(kl, mse, no)\n"
+        "temperature: {space: 'loguniform(1, 20)', when: {mode: kl}}\n"
+        "alpha:\n  space: uniform(0, 1)\n  when:\n    mode: [kl, no]\n"
+    )
+    space = load(yaml_file(tmp_path, text))
+    assert space["temperature"] == parse("temperature", "loguniform(1, 20) when mode=kl")
+    assert space["alpha"] == parse("alpha", "uniform(0, 1) when mode=kl|no")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: {space: 'uniform(0, 1)'}\n", "got a nested one in"),
+        ("a: {space: 'uniform(0, 1)', when: {}}\n", "got a nested one in"),
+        ("a: {space: 'uniform(0, 1)', when: kl}\n", "got a nested one in"),
+        ("a: {space: 'uniform(0, 1)', when: {b: {c: d}}}\n", "got a nested one in"),
+        ("a: {space: 'uniform(0, 1)', when: {b: c}, or: d}\n", "got a nested one in"),
+        ("a: {space: 4, when: {b: c}}\n", "a: a condition must follow what is searched, got 4"),
+        ("a: uniform(0, 1) when b\n", "a: a condition must be KEY=VALUE, got 'b'"),
+    ],
+)
+def test_a_broken_condition_is_refused_in_one_line(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load(yaml_file(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def domains_of(**texts: str) -> dict[str, Domain]:
+    return searched({name: parse(name, text) for name, text in texts.items()})
+
+
+def test_conditions_are_looked_at_in_their_order() -> None:
+    """A chain written backwards: c asks for b, b for a; a name without a condition keeps its place."""
+    chain = domains_of(
+        c="choice(5, 6) when b=3", b="choice(3, 4) when a=1", z="uniform(0, 1)", a="choice(1, 2)"
+    )
+    assert in_order(chain) == ["z", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("a", "known_b", "expected"),
+    [
+        (1, 4, {"c": 5, "b": 3, "a": 1}),
+        (2, 4, {"a": 2}),
+        (2, 3, {"c": 5, "a": 2}),
+    ],
+)
+def test_settle(a: int, known_b: int, expected: dict[str, int]) -> None:
+    """By hand: without its own condition b has its published value, and c goes by that."""
+    chain = domains_of(c="choice(5, 6) when b=3", b="choice(3, 4) when a=1", a="choice(1, 2)")
+    drawn = {"a": a, "b": 3, "c": 5}
+    assert settle(chain, {"b": known_b}, lambda name, _: drawn[name]) == expected
+
+
+def test_cells_are_the_combinations_that_can_be() -> None:
+    """By hand: (1, 3), (1, 4), 2; without conditions the product, the first name's value changing slowest."""
+    found = cells(domains_of(a="grid(1, 2)", b="grid(3, 4) when a=1"), {"b": 3})
+    assert found == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2}]
+    plain = cells(domains_of(a="grid(1, 2)", b="grid(3, 4)"), {})
+    assert [tuple(cell.values()) for cell in plain] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+
+
+def test_reduced() -> None:
+    """What fixed values and defaults settle is no condition any more, or no dimension."""
+    space: Space = {
+        "fixed": "x",
+        "a": parse("a", "uniform(0, 1) when fixed=x, usual=u"),
+        "b": parse("b", "uniform(0, 1) when fixed=y"),
+        "c": parse("c", "choice(1, 2)"),
+        "d": parse("d", "uniform(0, 1) when fixed=x, c=2"),
+    }
+    found = reduced(space, {"usual": "u"})
+    assert {name: str(domain) for name, domain in found.items()} == {
+        "fixed": "x",
+        "a": "uniform(0, 1)",
+        "c": "choice(1, 2)",
+        "d": "uniform(0, 1) when c=2",
+    }

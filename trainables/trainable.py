@@ -83,7 +83,7 @@ class Workplace:
             loss_values,
             recipe,
             config["seed"],
-            self.build,
+            lambda: self.build(str(hyper.get("student", self.task.student))),
             self.train,
             self._teach(method) if taught else None,
             self._context,
@@ -92,9 +92,9 @@ class Workplace:
             self.task.precision,
         )
 
-    def build(self) -> nn.Module:
+    def build(self, student: str) -> nn.Module:
         """A student before its training."""
-        network = teachers.build_for(self.task.student, self.task.facts)
+        network = teachers.build_for(student, self.task.facts)
         return Stages.only(network, self.task.stages.student)
 
     @cached_property

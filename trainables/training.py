@@ -250,6 +250,10 @@ class Training:
         if self.adapter is not None:
             self.adapter.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # a population's member may have changed them
+            group["weight_decay"] = self.recipe.weight_decay
+            if "nesterov" in group:
+                group["momentum"] = self.recipe.momentum
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         parts = [self.student, *([self.adapter] if self.adapter is not None else [])]

@@ -20,6 +20,7 @@ from tuner.plan import Plan
 from tuner.progress import Board
 from tuner.samplers import Config, Listed
 from tuner.schedulers import make as make_scheduler
+from tuner.spaces import STUDENT
 
 BASELINES = ("vanilla", "default")
 ROLES = {"vanilla": "plain student", "default": "published default", "tuned": "tuned"}
@@ -63,7 +64,7 @@ def contenders(planned: Plan, chosen: Sequence[Student]) -> list[Contender]:
     the plain student itself it is the published default, and is not trained twice.
     """
     leader = chosen[0].hyper if chosen else planned.published
-    recipe = {k: v for k, v in leader.items() if k in RECIPE_KEYS}
+    recipe = {k: v for k, v in leader.items() if k in (*RECIPE_KEYS, STUDENT)}
     method = planned.settings.method
     default = Contender("default", method, planned.published, f"{method}-000")
     ranked = [Contender(f"finalist-{i}", s.method, s.hyper, s.id) for i, s in enumerate(chosen, 1)]

@@ -109,7 +109,7 @@ def _trials(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict
     numeric = [
         name
         for name, d in planned.searched.items()
-        if not any(isinstance(v, str | bool) for v in d.values)
+        if not d.when and not any(isinstance(v, str | bool) for v in d.values)
     ]
     students = [s for s in told.of_kind("search") if s.history]
     if not numeric:

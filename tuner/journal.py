@@ -97,6 +97,9 @@ class Student:
     status: str = "running"  # then finished, stopped, diverged, failed or interrupted
     reason: str = ""
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
+    changes: list[Event] = field(
+        default_factory=list
+    )  # of its setting in mid-training: epoch, from, hyper
 
     @property
     def accuracy(self) -> float:
@@ -129,11 +132,16 @@ class Story:
             student = Student(**known, hyper=event["hyper"], epochs=event["epochs"])
             if event["id"] in self.students:  # going on after an interruption
                 student.history = self.students[event["id"]].history
+                student.changes = self.students[event["id"]].changes
             self.students[event["id"]] = student
         elif kind == "epoch":
             student = self.students[event["id"]]
             student.history.append(event["metrics"])
             self.reports.append((student.id, len(student.history)))
+        elif kind == "changed":
+            student = self.students[event["id"]]
+            student.hyper = event["hyper"]
+            student.changes.append(event)
         elif kind == "end":
             student = self.students[event["id"]]
             student.status, student.reason = event["status"], event.get("reason", "")

@@ -12,13 +12,14 @@ import search_spaces
 from trainables import methods
 from trainables.data import sources
 from trainables.models import facts
+from tuner import strategies
 from tuner.progress import make_console
 
 Listing: TypeAlias = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header, rows
 
 
 def print_lists(which: Iterable[str]) -> None:
-    """Print a table for each of methods, models, datasets and spaces."""
+    """Print a table for each name in LISTS."""
     console = make_console()
     for name in which:
         console.print(_table(name, *LISTS[name]()))
@@ -53,7 +54,22 @@ def _spaces() -> Listing:
     return ("space", "what it searches"), rows
 
 
-LISTS = {"methods": _methods, "models": _models, "datasets": _datasets, "spaces": _spaces}
+def _samplers() -> Listing:
+    return ("--search", "how configurations are chosen"), list(strategies.SEARCHES.items())
+
+
+def _schedulers() -> Listing:
+    return ("--scheduler", "which trials end early"), list(strategies.SCHEDULERS.items())
+
+
+LISTS = {
+    "methods": _methods,
+    "models": _models,
+    "datasets": _datasets,
+    "spaces": _spaces,
+    "samplers": _samplers,
+    "schedulers": _schedulers,
+}
 
 
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 import torch
 from torch import nn
 
-import search_spaces
-from search_spaces import Domain, Space, Value, nearest, searched
+from search_spaces import Domain, Space, Value, searched
+from search_spaces.conditions import cells, reduced, settle
 from trainables import methods, models, objective, teacher_wanted
 from trainables.contract import Context, Method
 from trainables.data import sources
@@ -28,13 +28,14 @@ from trainables.evaluation import autoattack
 from trainables.evaluation.attacks import losses_for
 from trainables.models.ensemble import Ensemble
 from trainables.precision import PLAIN, stepper
-from trainables.recipe import RECIPE_KEYS, Recipe, check_recipe
+from trainables.recipe import Recipe
 from trainables.seeding import generator, seeded
 from trainables.stages import BY_RULE, Stages
 from trainables.stages import check as check_stages
 from trainables.stages import parse as parse_stages
 from trainables.targets import Choice, can_keep, choose
 from trainables.teacher_wanted import Wanted
+from tuner import spaces, strategies
 from tuner.progress import settings_in_words
 from tuner.settings import Settings, bytes_of
 
@@ -106,14 +107,38 @@ class Plan:
         """What the user fixed."""
         return {k: v for k, v in self.space.items() if not isinstance(v, Domain)}
 
+    @cached_property
+    def known(self) -> dict[str, Any]:
+        """Every value that stands where a trial has none of its own: published defaults, recipe, student, fixed."""
+        defaults = objective.defaults(self.method)
+        return {**defaults, **vars(self.recipe), spaces.STUDENT: self.student, **self.fixed}
+
     @property
     def published(self) -> dict[str, Any]:
         """The first trial: the method's published setting with what the user fixed.
 
         A recipe part that is searched starts from the recipe.
         """
-        known = {**objective.defaults(self.method), **vars(self.recipe)}
-        return {**{name: known[name] for name in self.searched}, **self.fixed}
+        own = settle(self.searched, self.known, lambda name, _: self.known[name])
+        return {**own, **self.fixed}
+
+    @property
+    def scheduler(self) -> str:
+        """Which trials are stopped early, `auto` decided; what cannot be stopped early never is."""
+        asked = self.settings.scheduler
+        if asked == "auto" and self.recipe.epochs < 2:
+            return "none"
+        return strategies.scheduler_of(asked, self.n_trials)
+
+    @property
+    def search(self) -> str:
+        """How configurations are chosen, `auto` decided."""
+        return strategies.search_of(self.settings.search, self.scheduler, self.searched)
+
+    @property
+    def changeable(self) -> dict[str, Domain]:
+        """What a population may change while its students are trained."""
+        return spaces.changeable(self.searched, self.method)
 
     @property
     def n_trials(self) -> int:
@@ -125,12 +150,7 @@ class Plan:
     @property
     def grid(self) -> list[dict[str, Any]]:
         """Every cell of a grid, the published default first where it is no cell of it."""
-        names = list(self.searched)
-        cells = [
-            dict(zip(names, values, strict=True))
-            for values in itertools.product(*(d.values for d in self.searched.values()))
-        ]
-        full = [{**cell, **self.fixed} for cell in cells]
+        full = [{**cell, **self.fixed} for cell in cells(self.searched, self.known)]
         return [self.published, *(cell for cell in full if cell != self.published)]
 
     @property
@@ -152,20 +172,26 @@ class Plan:
     @cached_property
     def networks(self) -> Context:
         """Both networks, untrained, with all their maps, and what they say of a few images."""
+        return self.look(self.student)
+
+    def look(self, student: str) -> Context:
+        """The same for another student."""
         source, grey = self.source, (0.5,) * self.source.channels
         shape = {"n_classes": source.n_classes, "channels": source.channels, "size": source.size}
         with seeded(0, "check"):
-            student, *members = (
+            network, *members = (
                 models.build(name, **shape, mean=grey, std=grey)
-                for name in (self.student, *(wanted.model for wanted in self.teachers))
+                for name in (student, *(wanted.model for wanted in self.teachers))
             )
-            teacher = Ensemble(members) if len(members) > 1 else members[0]
-            return self._seen(student, teacher)
+            return self._seen(network, Ensemble(members) if len(members) > 1 else members[0])
 
     @cached_property
     def context(self) -> Context:
-        """The same with the maps that are compared alone, as the method sees it."""
-        whole = self.networks
+        """What the method sees of `networks`."""
+        return self.paired(self.networks)
+
+    def paired(self, whole: Context) -> Context:
+        """The same with the maps that are compared alone."""
         if not self.settings.stages:
             return whole
         student = Stages.only(copy.deepcopy(whole.student_model), self.stages.student)
@@ -222,9 +248,13 @@ class Plan:
         """Epochs before a trial may be stopped: a quarter of all, and 10 where that is not more than half.
 
         Accuracies of the first epochs tell who learns fast, not who ends well, the more so in short trainings.
+        HyperBand's first bracket, which hedges over just that, and a population's first change come at the quarter.
         """
         epochs = self.recipe.epochs
-        return max(1, -(-epochs // 4), min(EARLIEST_STOP, epochs // 2))
+        quarter = max(1, -(-epochs // 4))
+        if self.scheduler in ("hyperband", "pbt"):
+            return quarter
+        return max(quarter, min(EARLIEST_STOP, epochs // 2))
 
 
 def available_cpus() -> int:
@@ -236,6 +266,9 @@ def make(settings: Settings) -> Plan:
     """Look up and check everything that needs no data; raises ValueError with what must hold and what came."""
     method = methods.load(settings.method)
     source = sources.source(settings.dataset, _data_root(settings), settings.image_size)
+    space = spaces.read(settings, method)
+    named = spaces.students(space)
+    student = settings.student or (named[0] if named else _default_student(source, method))
     recipe = Recipe(
         epochs=settings.epochs or source.epochs,
         batch_size=settings.batch_size,
@@ -243,14 +276,15 @@ def make(settings: Settings) -> Plan:
         lr=settings.lr or LEARNING_RATES[settings.optimizer],
         augment=settings.augment or source.augment,
     )
+    known = {**objective.defaults(method), **vars(recipe), spaces.STUDENT: student}
     plan = Plan(
         settings=settings,
         source=source,
         method=method,
         teachers=_teachers(settings, source),
-        student=settings.student or _default_student(source, method),
+        student=student,
         recipe=recipe,
-        space=_space(settings, method),
+        space=reduced(space, known),
         name=settings.name or _made_up_name(settings, source),
     )
     _check_search(plan)
@@ -306,83 +340,36 @@ def _check_evaluation(plan: Plan) -> None:
         autoattack.check(plan.source.n_classes)
 
 
-def _space(settings: Settings, method: Method) -> Space:
-    space = search_spaces.load(settings.space or methods.space(settings.method))
-    for item in settings.set:
-        name, equals, text = item.partition("=")
-        if not (equals and name.strip() and text.strip()):
-            raise ValueError(f"--set must be NAME=EXPR, got {item!r}")
-        space[name.strip()] = search_spaces.parse(name.strip(), text)
-    for name, domain in space.items():
-        for value in domain.ends() if isinstance(domain, Domain) else (domain,):
-            check_value(method, name, value)
-    return space
-
-
-def check_value(method: Method, name: str, value: Any) -> None:
-    """Raise ValueError where `value` can be neither a hyperparameter of the method nor a part of the recipe."""
-    if name in RECIPE_KEYS:
-        check_recipe(name, value)
-        return
-    known = methods.hyperparameters(method)
-    if name not in known:
-        everything = (*known, *RECIPE_KEYS)
-        raise ValueError(
-            f"unknown space key {name!r}{nearest(name, everything)}; known: {', '.join(everything)}"
-        )
-    objective.check(method, name, value)
-
-
 def _check_search(plan: Plan) -> None:
-    kinds = {name: domain.word for name, domain in plan.searched.items()}
-    if plan.settings.search == "grid":
-        loose = [name for name, word in kinds.items() if word not in ("grid", "choice")]
-        if loose or not kinds:
-            got = f"{loose[0]}: {plan.searched[loose[0]]}" if loose else "nothing searched"
-            raise ValueError(
-                f"--search grid must have every searched dimension as grid(...), got {got}"
-            )
-        return
-    grids = [name for name, word in kinds.items() if word == "grid"]
-    if grids:
-        raise ValueError(
-            f"grid(...) must go with --search grid, got {grids[0]} under --search {plan.settings.search}"
-        )
-    for name, domain in plan.searched.items():
-        default = plan.published[name]
-        if default is not None and not domain.holds(default):
-            raise ValueError(
-                f"the published {name} must lie in its space so that it can be tried first, "
-                f"got {default} outside {domain}; widen it or fix {name}"
-            )
+    strategies.check_search(plan.search, plan.searched)
+    if plan.search != "grid":
+        spaces.check_published(plan.searched, plan.published)
+    strategies.check_scheduler(
+        plan.scheduler, plan.settings.search, plan.n_trials, plan.recipe.epochs, plan.changeable
+    )
 
 
 def check_models(plan: Plan) -> None:
-    """Let the method look at both networks' shapes; raises ValueError where it cannot work.
+    """Let the method look at every pair's shapes; raises ValueError where it cannot work.
 
     Nothing is checked yet where only the registry knows a teacher's network.
     """
     if not all(wanted.model for wanted in plan.teachers):
         return
-    whole = plan.networks
-    check_stages(plan.stages, whole.student, whole.teacher)
-    context = plan.context
-    for hyper in _corners(plan):
-        reason = objective.why_not(plan.method, context, hyper)
+    contexts = {}
+    for name in dict.fromkeys((plan.student, *spaces.students(plan.space))):
+        whole = plan.networks if name == plan.student else plan.look(name)
+        check_stages(plan.stages, whole.student, whole.teacher)
+        contexts[name] = plan.paired(whole)
+    for hyper in spaces.corners(plan.searched, plan.published):
+        student = str(hyper.get(spaces.STUDENT, plan.student))
+        settings = {**objective.defaults(plan.method), **hyper}
+        reason = objective.why_not(plan.method, contexts[student], settings)
         if reason:
-            pair = f"{plan.teacher} -> {plan.student}"
+            pair = f"{plan.teacher} -> {student}"
             raise ValueError(
-                f"{plan.settings.method} cannot distill {pair} with {settings_in_words(hyper)}: {reason}"
+                f"{plan.settings.method} cannot distill {pair} with {settings_in_words(settings)}: {reason}"
             )
-
-
-def _corners(plan: Plan) -> list[dict[str, Any]]:
-    """The published setting, and the same with each value of each searched choice."""
-    base = {**objective.defaults(plan.method), **plan.published}
-    return [
-        base,
-        *({**base, name: value} for name, d in plan.searched.items() for value in d.values),
-    ]
 
 
 def _made_up_name(settings: Settings, source: Source) -> str:

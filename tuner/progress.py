@@ -103,7 +103,8 @@ class Board:
             self.live.update(self._picture(), refresh=True)
 
     def _done(self) -> int:
-        return len([s for s in self.story.of_kind(*self.kinds) if s.status != "running"])
+        students = self.story.students.values()
+        return sum(s.kind in self.kinds and s.status != "running" for s in students)
 
     def _remaining(self, students: list[Student]) -> str:
         """By the pace of this stage: epochs a second, and the epochs of a student that ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from ray import tune
@@ -10,6 +11,7 @@ from ray.tune.experiment import Trial
 from tuner.journal import Journal
 from tuner.progress import Board
 
+CHECKPOINTS_KEPT = 2  # of each trial: should the newest be damaged, the one before is good
 DRIVER_KEYS = (
     "epoch",
     "ranked_epoch",
@@ -24,6 +26,7 @@ class Recorder(tune.Callback):
         self.journal, self.board = journal, board
         self.epochs = dict(epochs_before)  # of each student, as far as written
         self.begun: set[str] = set()
+        self.checkpoints: dict[str, list[str]] = {}  # folders of each student, as far as kept
         self.last: dict[str, dict[str, Any]] = {}
         self.listening = False
 
@@ -58,6 +61,15 @@ class Recorder(tune.Callback):
             self.epochs[identity] = result["epoch"]
             metrics = {k: v for k, v in result.items() if k in DRIVER_KEYS or is_metric(k)}
             self.board.take(self.journal.write("epoch", id=identity, metrics=metrics))
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any
+    ) -> None:
+        """Delete a student's checkpoints but for the newest."""
+        kept = self.checkpoints.setdefault(trial.config["id"], [])
+        kept.append(checkpoint.path)
+        while len(kept) > CHECKPOINTS_KEPT:
+            shutil.rmtree(kept.pop(0), ignore_errors=True)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -43,7 +43,8 @@ def plan_table(planned: Plan) -> Group:
     n_confirm = planned.n_confirmed
     most = planned.n_trials * epochs + n_confirm * epochs
     least = (
-        planned.n_trials * (planned.grace if s.scheduler == "asha" else epochs) + n_confirm * epochs
+        planned.n_trials * (epochs if planned.scheduler in ("pbt", "none") else planned.grace)
+        + n_confirm * epochs
     )
     rows = {
         "search": f"{planned.name}, in {planned.folder}",
@@ -56,7 +57,7 @@ def plan_table(planned: Plan) -> Group:
         **_networks_plan(planned),
         "space": "\n".join(f"{name}: {domain}" for name, domain in planned.space.items()),
         "first trial": settings_in_words(planned.published) + " (the published setting)",
-        "trials": f"{planned.n_trials} by {s.search}, {_early(planned)}",
+        "trials": f"{planned.n_trials} by {planned.search}, {_early(planned)}",
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
         "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
         "evaluation": f"{s.evaluate}, of what is compared on the test set",
@@ -150,9 +151,12 @@ def data_in_words(facts: Facts) -> str:
 
 
 def _early(planned: Plan) -> str:
-    if planned.settings.scheduler == "none":
+    if planned.scheduler == "none":
         return "each trained in full"
-    return f"stopped early by ASHA, never before epoch {planned.grace}"
+    if planned.scheduler == "pbt":
+        return f"one population, its worst quarter replaced every {planned.grace} epochs"
+    name = {"asha": "ASHA", "hyperband": "HyperBand"}.get(planned.scheduler, planned.scheduler)
+    return f"stopped early by {name}, never before epoch {planned.grace}"
 
 
 def outcomes(told: Story) -> str:

@@ -2,16 +2,21 @@
 
 The only file that imports optuna. What Ray's own OptunaSearch gets wrong and this one does not:
 
-    a diverged trial (NaN)   Ray: RUNNING in the study for ever. Here: PRUNED without a value, which TPE ranks last.
+    a diverged trial (NaN)   Ray: RUNNING in the study for ever. Here: tpe is told PRUNED without a value, which it
+                             ranks last; the others, which ignore that, the worst value of the search so far.
     a failed trial           FAIL, which samplers ignore: a broken worker says nothing of the configuration.
-    a stopped trial          Ray: COMPLETE with its last value. Here: PRUNED with its last value and epoch.
+    a stopped trial          Ray: COMPLETE with its last value. Here: PRUNED with its last value and epoch for tpe,
+                             which learns as much from it; COMPLETE for gp, cmaes and nsga2, which ignore what was
+                             pruned and would search on as if nobody had been there.
     a tie                    Optuna keeps the order of arrival.
     the random stream        seeded anew by (seed, trial number): a resumed search draws what it would have drawn.
+    a condition              a dimension only where it holds (define by run); Ray's cannot be given first values there.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -27,9 +32,12 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from search_spaces import Domain
+from search_spaces.conditions import settle
 from trainables.seeding import seed_of
 
 METRIC = "val/accuracy"
+COUNTING = ("cmaes", "nsga2", "qmc")  # samplers whose next draw depends on how many they have drawn
+COMPLETE_ONLY = ("gp", "cmaes", "nsga2")  # samplers that ignore pruned trials
 Config = dict[str, Any]
 
 
@@ -46,16 +54,65 @@ def distribution(domain: Domain) -> BaseDistribution:
     return FloatDistribution(domain.low, domain.high, log=domain.word == "loguniform")
 
 
+def startup_trials(n_dimensions: int, slots: int) -> int:
+    """Random trials before a sampler believes its model: two more than dimensions, and one for each slot.
+
+    Optuna's 10 are a third of a search of 32; what slots draw before the first result cannot be learnt from anyway.
+    """
+    return max(n_dimensions + 2, slots)
+
+
 def make_sampler(
-    search: str, n_dimensions: int, slots: int, seed: int
+    search: str,
+    distributions: Mapping[str, BaseDistribution],
+    slots: int,
+    seed: int,
+    *,
+    conditional: bool = False,
 ) -> optuna.samplers.BaseSampler:
-    """TPE with a start-up fitted to dimensions and concurrency, or random draws."""
-    if search == "random":
-        return optuna.samplers.RandomSampler(seed)
-    startup = max(n_dimensions + 2, slots)
-    return optuna.samplers.TPESampler(
-        n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
-    )
+    """The sampler of that name, with a start-up fitted to dimensions and concurrency.
+
+    Where dimensions are `conditional`, tpe models those together that appear together; the others draw them at random.
+    """
+    samplers, startup = optuna.samplers, startup_trials(len(distributions), slots)
+    if search == "tpe":
+        return samplers.TPESampler(
+            n_startup_trials=startup,
+            multivariate=True,
+            group=conditional,
+            constant_liar=True,
+            seed=seed,
+        )
+    if search == "gp":
+        return samplers.GPSampler(
+            n_startup_trials=startup, warn_independent_sampling=False, seed=seed
+        )
+    if search == "cmaes":
+        return samplers.CmaEsSampler(
+            n_startup_trials=startup, warn_independent_sampling=False, seed=seed
+        )
+    if search == "nsga2":
+        return samplers.NSGAIISampler(population_size=2 * startup, seed=seed)
+    if search == "qmc":
+        return Sobol(distributions, seed)
+    return samplers.RandomSampler(seed)
+
+
+class Sobol(optuna.samplers.QMCSampler):
+    """Scrambled Sobol points over the whole space.
+
+    Optuna's own takes the space from the first trial that ended, and draws at random what is missing there.
+    """
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int) -> None:
+        super().__init__(scramble=True, seed=seed, warn_independent_sampling=False)
+        self.distributions = dict(distributions)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Every dimension, also those whose condition does not hold."""
+        return {name: d for name, d in self.distributions.items() if not d.single()}
 
 
 class SafeOptunaSearch(OptunaSearch):
@@ -70,8 +127,11 @@ class SafeOptunaSearch(OptunaSearch):
         complete: Callable[[int, dict[str, Any]], Config],
         first: Mapping[str, Any],
         n_trials: int,
+        known: Mapping[str, Any] | None = None,
     ) -> None:
+        """`first` holds the first trial's values, if any; `known` what stands where a condition does not hold."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.space, self.known = dict(space), dict(known or {})
         self.distributions = {name: distribution(domain) for name, domain in space.items()}
         self.search_seed, self.complete_config, self.n_trials = seed, complete, n_trials
         self.sampler_kind, self.slots, self.first = search, slots, dict(first)
@@ -111,7 +171,7 @@ class SafeOptunaSearch(OptunaSearch):
         if trial_id in self._completed_trials:
             return
         self._completed_trials.add(trial_id)
-        tell(self.study, self._ot_trials[trial_id], result, error=error)
+        self._tell(self._ot_trials[trial_id], result, error=error)
 
     def replay(self, past: Iterable[tuple[Config, dict[str, Any] | None, bool]]) -> None:
         """Bring the study to where an interrupted search left it.
@@ -120,12 +180,13 @@ class SafeOptunaSearch(OptunaSearch):
         handed out again first.
         """
         for config, result, error in past:
-            trial = self._ask(config["number"], {k: config["hyper"][k] for k in self.distributions})
+            hyper = config["hyper"]
+            trial = self._ask(config["number"], {k: hyper[k] for k in self.space if k in hyper})
             self.number = config["number"] + 1
             if result is None and not error:
                 self.waiting.append({**config, "study_trial": trial})
             else:
-                tell(self.study, trial, result, error=error)
+                self._tell(trial, result, error=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: a resumed search is told its past by the journal."""
@@ -135,27 +196,71 @@ class SafeOptunaSearch(OptunaSearch):
         values = known or (self.first if number == 0 else None)
         if values:
             self.study.enqueue_trial(values)
-        seed = seed_of(self.search_seed, "suggest", number) % 2**32
-        self.study.sampler = make_sampler(
-            self.sampler_kind, len(self.distributions), self.slots, seed
-        )
-        return self.study.ask(fixed_distributions=self.distributions)
+        # a Sobol sequence has one seed; what learns or draws has one for each trial
+        purpose = ("sobol", 0) if self.sampler_kind == "qmc" else ("suggest", number)
+        seed = seed_of(self.search_seed, *purpose) % 2**32
+        conditional = any(domain.when for domain in self.space.values())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = make_sampler(
+                self.sampler_kind, self.distributions, self.slots, seed, conditional=conditional
+            )
+        trial = self.study.ask()
+        if self.sampler_kind in COUNTING:
+            _ = (
+                trial.relative_params
+            )  # counted even where the values are known already, as in a replay
+        settle(self.space, self.known, lambda name, _: suggested(trial, name, self.distributions))
+        return trial
+
+    def _tell(self, trial: optuna.Trial, result: dict[str, Any] | None, *, error: bool) -> None:
+        tell(self.study, trial, result, error=error, prunes=self.sampler_kind not in COMPLETE_ONLY)
+
+
+def suggested(trial: optuna.Trial, name: str, distributions: Mapping[str, BaseDistribution]) -> Any:
+    """The trial's value of one dimension."""
+    d = distributions[name]
+    if isinstance(d, CategoricalDistribution):
+        return trial.suggest_categorical(name, d.choices)
+    if isinstance(d, IntDistribution):
+        return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+    assert isinstance(d, FloatDistribution)
+    return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
 
 
 def tell(
-    study: optuna.Study, trial: optuna.Trial, result: dict[str, Any] | None, *, error: bool
+    study: optuna.Study,
+    trial: optuna.Trial,
+    result: dict[str, Any] | None,
+    *,
+    error: bool,
+    prunes: bool = True,
 ) -> None:
-    """Tell the study one trial's end; NaN and missing values never reach it."""
+    """Tell the study one trial's end; NaN and missing values never reach it.
+
+    Without `prunes`, for samplers that ignore pruned trials, a stopped one is told as complete, and a diverged one with
+    the worst value so far: 0 would be so far away that the others looked alike. The first of all is told as failed.
+    """
     value = (result or {}).get(METRIC)
     if error or result is None or result.get("failed"):
         study.tell(trial, state=TrialState.FAIL)
     elif result.get("diverged") or value is None or not math.isfinite(value):
-        study.tell(trial, state=TrialState.PRUNED)
-    elif result["epoch"] < result["epochs"]:
+        worst = None if prunes else worst_value(study)
+        if worst is not None:
+            study.tell(trial, worst)
+        else:
+            study.tell(trial, state=TrialState.PRUNED if prunes else TrialState.FAIL)
+    elif prunes and result["epoch"] < result["epochs"]:
         trial.report(value, result["epoch"])
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, value)
+
+
+def worst_value(study: optuna.Study) -> float | None:
+    """The lowest value that the study was told; None before the first."""
+    told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return min((t.value for t in told if t.value is not None), default=None)
 
 
 class Listed(Searcher):

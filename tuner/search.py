@@ -162,6 +162,8 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
         "teacher": planned.teacher,
         "student": planned.student,
         "epochs": planned.recipe.epochs,
+        "search": planned.search,
+        "scheduler": planned.scheduler,
     }
     shown = {
         "split_hash": facts.split_hash[:16],

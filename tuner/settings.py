@@ -69,10 +69,14 @@ class Settings(BaseModel):
     epochs: int | None = Field(
         None, ge=1, description="of a fully trained student (default: the dataset's)"
     )
-    search: Literal["tpe", "random", "grid"] = Field(
-        "tpe", description="how configurations are chosen"
+    search: Literal["auto", "tpe", "gp", "cmaes", "qmc", "nsga2", "random", "grid"] = Field(
+        "auto",
+        description="how configurations are chosen: auto, tpe, gp, cmaes, qmc, nsga2, random or grid",
     )
-    scheduler: Literal["asha", "none"] = Field("asha", description="which trials are stopped early")
+    scheduler: Literal["auto", "asha", "hyperband", "median", "pbt", "none"] = Field(
+        "auto",
+        description="which trials are stopped early: auto, asha, hyperband, median, pbt or none",
+    )
     space: str | None = Field(
         None, description="search space: a YAML file or a preset (default: the method's)"
     )

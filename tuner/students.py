@@ -19,8 +19,9 @@ from ray.tune.search import Searcher
 from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial
 from tuner import schedulers
-from tuner.journal import Journal, Story, Student
+from tuner.journal import Journal, Student
 from tuner.plan import Plan
+from tuner.population import Change, Member, Population, ranked_accuracy
 from tuner.progress import Board
 from tuner.recorder import Recorder
 from tuner.samplers import METRIC, Config, Listed, SafeOptunaSearch
@@ -72,27 +73,26 @@ def interruptible() -> Iterator[None]:
 
 def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
     """Run the search's trials that have not ended yet; raises Interrupted."""
-    scheduler = schedulers.make(planned.settings.scheduler, planned.recipe.epochs, planned.grace)
-    if isinstance(scheduler, schedulers.SafeASHA):
-        _catch_up(scheduler, journal, board)
+    scheduler = _scheduler(planned, journal, board)
     past = board.story.of_kind("search")
     searcher: Searcher
-    if planned.settings.search == "grid" or not planned.searched:
-        cells = planned.grid if planned.settings.search == "grid" else [planned.published]
+    if planned.search == "grid" or not planned.searched:
+        cells = planned.grid if planned.search == "grid" else [planned.published]
         configs = [trial_config(planned, number, cell) for number, cell in enumerate(cells)]
         searcher = Listed(unfinished(planned, configs, past))
     else:
-        first = {name: planned.published[name] for name in planned.searched}
+        first = {n: v for n, v in planned.published.items() if n in planned.searched}
         optuna_search = SafeOptunaSearch(
             planned.searched,
-            planned.settings.search,
+            planned.search,
             planned.slots,
             planned.settings.seed,
             lambda number, drawn: trial_config(planned, number, {**drawn, **planned.fixed}),
             first if all(value is not None for value in first.values()) else {},
             planned.n_trials,
+            planned.known,
         )
-        optuna_search.replay([_as_past(planned, student, board.story) for student in past])
+        optuna_search.replay([_as_past(planned, student, scheduler) for student in past])
         searcher = optuna_search
     left = planned.n_trials - len([s for s in past if _ended(s)])
     if left:
@@ -115,25 +115,9 @@ def fit(
     before = {s.id: len(s.history) for s in board.story.students.values()}
     recorder = Recorder(journal, board, before)
     resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, task=task), resources),
-        tune_config=TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=n_students,
-            max_concurrent_trials=planned.slots,
-            reuse_actors=True,
-            trial_dirname_creator=directory_name,
-            trial_name_creator=directory_name,
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=str(planned.folder),
-            verbose=0,
-            callbacks=[recorder],
-            checkpoint_config=CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-        ),
+    trainable = tune.with_resources(tune.with_parameters(Trial, task=task), resources)
+    tuner = make_tuner(
+        trainable, searcher, scheduler, n_students, planned.slots, planned.folder, [recorder]
     )
     _Signals.recorder = recorder
     try:
@@ -144,6 +128,44 @@ def fit(
         board.end()
     if _Signals.received:
         raise Interrupted(_Signals.received)
+
+
+def make_tuner(
+    trainable: Any,
+    searcher: Searcher,
+    scheduler: TrialScheduler,
+    n_students: int,
+    slots: int,
+    folder: Path,
+    callbacks: list[tune.Callback],
+) -> tune.Tuner:
+    """Ray's Tuner as every search uses it; checkpoints go to `folder`/checkpoints.
+
+    A population is handed out whole, `slots` of it at a time by Ray's own resources: who waits for a turn is alive, and
+    would count for a limit.
+    """
+    waits = isinstance(scheduler, Population)
+    return tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=n_students,
+            max_concurrent_trials=None if waits else slots,
+            reuse_actors=True,
+            trial_dirname_creator=directory_name,
+            trial_name_creator=directory_name,
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=callbacks,
+            # no num_to_keep: with it Ray writes a snapshot of all trials at nearly every checkpoint
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
 
 
 def trial_config(planned: Plan, number: int, hyper: dict[str, Any]) -> Config:
@@ -191,22 +213,32 @@ def unfinished(planned: Plan, configs: Sequence[Config], past: Sequence[Student]
     ]
 
 
-def with_checkpoint(planned: Plan, config: Config) -> Config:
-    """A config that goes on from the newest good checkpoint of its student, if there is one."""
-    found = newest_checkpoint(planned, config["id"])
+def with_checkpoint(planned: Plan, config: Config, before: int | None = None) -> Config:
+    """A config that goes on from its student's newest good checkpoint, if there is one; `before` an epoch, if given."""
+    found = newest_checkpoint(planned, config["id"], before)
     return {**config, "restore_from": str(found)} if found else config
 
 
-def newest_checkpoint(planned: Plan, identity: str) -> Path | None:
-    """The newest checkpoint of a student that can be read."""
+def newest_checkpoint(planned: Plan, identity: str, before: int | None = None) -> Path | None:
+    """The newest checkpoint of a student that can be read, of an epoch `before` that one where it is given."""
+    good = [
+        (epoch, folder)
+        for folder, epoch in checkpoints(planned, identity).items()
+        if before is None or epoch < before
+    ]
+    return max(good)[1] if good else None
+
+
+def checkpoints(planned: Plan, identity: str) -> dict[Path, int]:
+    """A student's checkpoints that can be read, with their epochs."""
     folders = (planned.folder / "checkpoints").glob(f"{identity}/checkpoint_*/{STATE}")
-    good = []
-    for path in folders:
+    good = {}
+    for path in sorted(folders):
         try:
-            good.append((read_state(path.parent)["epoch"], path.parent))
+            good[path.parent] = int(read_state(path.parent)["epoch"])
         except ValueError:
             continue
-    return max(good)[1] if good else None
+    return good
 
 
 def directory_name(trial: TuneTrial) -> str:
@@ -231,8 +263,18 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _catch_up(scheduler: schedulers.SafeASHA, journal: Journal, board: Board) -> None:
-    """Fill the rungs with what was reported before, and end those that were to be stopped just then."""
+def _scheduler(planned: Plan, journal: Journal, board: Board) -> TrialScheduler:
+    """The search's scheduler, as far as an interrupted search had brought it."""
+    if planned.scheduler == "pbt":
+        return _population(planned, journal, board)
+    scheduler = schedulers.make(planned.scheduler, planned.recipe.epochs, planned.grace)
+    if isinstance(scheduler, schedulers.ById):
+        _catch_up(scheduler, journal, board)
+    return scheduler
+
+
+def _catch_up(scheduler: schedulers.ById, journal: Journal, board: Board) -> None:
+    """Tell the scheduler what was reported before, and end those that were to be stopped just then."""
     results = {s.id: _as_results(s) for s in board.story.of_kind("search")}
     reports = [
         (identity, board.story.students[identity].number, results[identity][epoch - 1])
@@ -244,16 +286,59 @@ def _catch_up(scheduler: schedulers.SafeASHA, journal: Journal, board: Board) ->
             board.take(journal.write("end", id=identity, status="stopped", sync=True))
 
 
+def _population(planned: Plan, journal: Journal, board: Board) -> Population:
+    """The population of those that have not ended; a turn that was interrupted is finished here."""
+
+    def on_change(change: Change, epoch: int) -> None:
+        told = {"id": change.identity, "epoch": epoch, "hyper": change.hyper}
+        board.take(journal.write("changed", sync=True, **told, **{"from": change.source}))
+
+    def found(identity: str) -> dict[Path, int]:
+        return checkpoints(planned, identity)
+
+    past = board.story.of_kind("search")
+    living = [s for s in past if not _ended(s)]
+    made = Population(
+        planned.n_trials - len(past) + len(living),
+        planned.grace,
+        planned.changeable,
+        planned.settings.seed,
+        found,
+        on_change,
+    )
+    if len(past) == planned.n_trials:
+        made.decided = _last_turn(living, made)
+    return made
+
+
+def _last_turn(living: Sequence[Student], made: Population) -> int:
+    """The last turn that was taken; finished, where it was interrupted.
+
+    A turn without a trace, though everybody had arrived, may lack their last checkpoints: it is taken again later.
+    """
+    epoch = min((len(s.history) for s in living), default=0) // made.interval * made.interval
+    if epoch and all(len(s.history) == epoch for s in living):
+        done = {s.id for s in living if any(change["epoch"] == epoch for change in s.changes)}
+        if not done:
+            return epoch - made.interval
+        last = {s.id: _as_results(s)[-1] for s in living}
+        members = [Member(s.id, s.number, ranked_accuracy(last[s.id]), s.hyper) for s in living]
+        made.carry_out(members, epoch, done)
+    return epoch
+
+
 def _ended(student: Student) -> bool:
     return student.status not in ("running", "interrupted")
 
 
 def _as_past(
-    planned: Plan, student: Student, told: Story
+    planned: Plan, student: Student, scheduler: TrialScheduler
 ) -> tuple[Config, dict[str, Any] | None, bool]:
     config = trial_config(planned, student.number, student.hyper)
     if not _ended(student):
-        return with_checkpoint(planned, config), None, False
+        epoch = len(student.history)
+        waits = isinstance(scheduler, Population) and scheduler.waits_at(epoch)
+        return with_checkpoint(planned, config, before=epoch if waits else None), None, False
     results = _as_results(student)
     return config, results[-1] if results else None, student.status == "failed"
 

@@ -23,6 +23,7 @@ from tuner.journal import Journal, Story
 from tuner.judging import Candidate, Paper
 from tuner.plan import Plan
 from tuner.progress import Board
+from tuner.spaces import STUDENT
 
 Submit = Callable[
     ..., Any
@@ -59,7 +60,7 @@ def judge(
         "finalists": [_finalist(planned, told, c) for c in options if c.trial],
         "teacher": {**_about_teacher(task.teacher), **_of_one(told.judged["teacher"])},
         "champion": {**champion, **_of_one(told.judged.get("champion", {}))},
-        "registered_as": slug(f"kdtune-{planned.source.name}-{planned.student}"),
+        "registered_as": slug(f"kdtune-{planned.source.name}-{_about(task, winner)['student']}"),
     }
     board.take(journal.write("answer", sync=True, **answer))
     return told.results["answer"]
@@ -163,7 +164,7 @@ def _checkpoint(planned: Plan, identity: str) -> Path:
 
 def _about(task: Task, contender: Contender) -> dict[str, Any]:
     return {
-        "student": task.student,
+        "student": contender.hyper.get(STUDENT, task.student),
         "stages": task.stages,
         "teacher": task.teacher.model,
         "method": contender.method,
