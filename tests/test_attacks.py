@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.attacked import Linear, Net, made_up, masked, trained_net
+from tests.attacked import Linear, Net, made_up, trained_net
 from trainables.contract import Outputs
 from trainables.data.splits import Split
+from trainables.evaluation import sanity
 from trainables.evaluation.attacks import (
-    N_IMAGES,
     cross_entropy_each,
     dlr_each,
     fgsm,
@@ -20,16 +20,17 @@ from trainables.evaluation.attacks import (
     losses_for,
     margin_each,
     pgd,
-    robustness,
     sign_noise,
     survives,
     targeted_margin_each,
     wrong_class,
 )
 from trainables.evaluation.threats import Threat
+from trainables.evaluation.worst_case import Budget, stand
 
 EPSILON = 0.1
 WITHIN = Threat("linf", EPSILON)
+SHORT = Budget(10, ("ce", "margin"), targets=1)
 
 
 @pytest.fixture(scope="module")
@@ -211,28 +212,6 @@ def test_pgd_is_at_least_as_strong_as_fgsm_on_the_margin(trained: Net) -> None:
     assert ten.mean() > one.mean() + 0.5
 
 
-def test_a_masked_student_fools_fgsm_and_not_pgd_on_the_margin(trained: Net) -> None:
-    """Logits times 1000: the same answers, saturated cross-entropy. FGSM calls it robust; the margin does not."""
-    data = made_up(200, seed=3)
-    bare, mask = robustness(trained, data, 0.3), robustness(masked(trained, 1000), data, 0.3)
-    clean = survives(trained, data.images.float() / 255, data.labels).float().mean().item()
-    assert bare["zero_gradients"] == 0
-    assert mask["zero_gradients"] > 0.9 * clean
-    assert mask["fgsm"] > bare["fgsm"] + 0.3
-    assert mask["pgd_margin"] == pytest.approx(bare["pgd_margin"], abs=0.01)
-    assert mask["worst"] <= mask["pgd_margin"] < 0.5 * mask["fgsm"]
-
-
-def test_robustness_counts_clean_mistakes_as_failures(trained: Net) -> None:
-    """With epsilon 0 everything is clean accuracy."""
-    data = made_up(100, seed=4)
-    wrong = Split(data.images, (data.labels + (torch.arange(100) % 2)) % 4)
-    found = robustness(trained, wrong, 0.0)
-    clean = survives(trained, wrong.images.float() / 255, wrong.labels).float().mean().item()
-    assert found["fgsm"] == found["pgd_margin"] == found["worst"] == pytest.approx(clean)
-    assert clean < 0.6
-
-
 class Ridge(nn.Module):
     """Wrong only where the first pixel is within 0.025 of 0.5, so that attacks step over it."""
 
@@ -252,7 +231,7 @@ def test_a_clean_mistake_that_an_attack_puts_right_is_a_mistake() -> None:
     assert survives(
         Ridge(), pgd(Ridge(), pixels, data.labels, Threat("linf", 0.3), draws), data.labels
     ).any()
-    found = robustness(Ridge(), data, 0.3)
+    found = stand(Ridge(), data, Threat("linf", 0.3), SHORT, 2).metrics()
     assert found["fgsm"] == found["pgd_margin"] == found["worst"] == 0
 
 
@@ -263,23 +242,7 @@ def test_a_zero_gradient_is_one_in_every_pixel(weight: list[list[float]], share:
     """The first model ignores one pixel of two, the second tells no class from another."""
     images = torch.full((4, 1, 1, 2), 100, dtype=torch.uint8)
     data = Split(images, torch.zeros(4, dtype=torch.long))
-    assert robustness(Linear(torch.tensor(weight)), data, 0.1)["zero_gradients"] == share
-
-
-def test_worst_is_no_better_than_either(trained: Net) -> None:
-    found = robustness(trained, made_up(150, seed=5), 0.15)
-    assert found["worst"] <= min(found["fgsm"], found["pgd_margin"])
-    assert 0 < found["worst"] < 1
-
-
-def test_same_seed_same_numbers(trained: Net) -> None:
-    """Two calls, torch's own stream moved in between; it is left where it was."""
-    data = made_up(100, seed=6)
-    first = robustness(trained, data, EPSILON)
-    torch.rand(7)
-    before = torch.get_rng_state()
-    assert robustness(trained, data, EPSILON) == first
-    assert torch.equal(torch.get_rng_state(), before)
+    assert sanity.gradients(Linear(torch.tensor(weight)), data)["zero_gradients"] == share
 
 
 def test_pgd_starts_where_its_seed_says(trained: Net) -> None:
@@ -293,16 +256,6 @@ def test_pgd_starts_where_its_seed_says(trained: Net) -> None:
     assert not torch.equal(first, other)
 
 
-def test_at_most_n_images_are_attacked() -> None:
-    """The share is of the attacked: a model that is always right survives with 1, not with N_IMAGES / n."""
-    n = N_IMAGES + 300
-    images = torch.zeros(n, 1, 1, 2, dtype=torch.uint8)
-    found = robustness(
-        Linear(torch.tensor([[9.0, 9.0], [0.0, 0.0]])), Split(images, torch.zeros(n).long()), 0.0
-    )
-    assert found["fgsm"] == 1
-
-
 def test_nan_logits_do_not_survive() -> None:
     """argmax of NaN is a class too, and may be the right one."""
     model = Linear(torch.full((2, 2), math.nan))
@@ -314,6 +267,7 @@ def test_attacks_leave_weights_and_gradients_alone(trained: Net) -> None:
     before = [p.clone() for p in trained.parameters()]
     for parameter in trained.parameters():
         parameter.grad = None
-    robustness(trained, made_up(20), EPSILON)
+    data = made_up(20)
+    pgd(trained, data.images.float() / 255, data.labels, WITHIN, torch.Generator())
     assert all(torch.equal(a, b) for a, b in zip(before, trained.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in trained.parameters())

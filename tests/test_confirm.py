@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tuner import confirm, league, plan, report, teacher_report
+from trainables.evaluation.sanity import MASKING
+from tuner import confirm, evaluation_report, judging, league, plan, report, teacher_report
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
 from tuner.settings import make
@@ -87,6 +88,13 @@ def test_searching_the_plain_student_compares_it_with_its_own_default() -> None:
     assert roles == ["default"]
 
 
+def measured(worst: Any, masked: Any) -> dict[str, Any]:
+    """What the suite found, as far as tables show it: plain numbers or lists over seeds."""
+    robust = {"robust/linf_0.1/fgsm": worst, "robust/linf_0.1/worst": worst}
+    flags = {"flags/zero_gradients": masked, "flags/noise_costs": masked}
+    return {**robust, **flags, "calibration/nll": worst, "agreement/top1": worst}
+
+
 def answer(winner: str = "finalist-1") -> dict[str, Any]:
     """Tuned: 0.90, 0.94; default: 0.89, 0.91; plain: 0.80, 0.90."""
 
@@ -94,13 +102,11 @@ def answer(winner: str = "finalist-1") -> dict[str, Any]:
         return {
             "val": [a, b],
             "accuracy": [a, b],
-            "fgsm": [a, b],
-            "pgd_margin": [a, b],
-            "zero_gradients": [0.0, 0.04],
+            "measured": measured([a / 2, b / 2], [0.0, 1.0]),
         }
 
     rows = {"vanilla": row(0.80, 0.90), "default": row(0.89, 0.91), "tuned": row(0.90, 0.94)}
-    teacher = {"model": "t", "val": 0.95, "accuracy": 0.96, "fgsm": 0.5, "pgd_margin": 0.4}
+    teacher = {"model": "t", "val": 0.95, "accuracy": 0.96, "measured": measured(0.4, 0.0)}
     teacher |= {"temperature": 1.5, "nll": 0.2, "calibrated_nll": 0.1, "recorded": None}
     teacher |= {"source": "trained here", "normalisation": "its own", "members": []}
     teacher |= {"elsewhere": False}
@@ -109,20 +115,71 @@ def answer(winner: str = "finalist-1") -> dict[str, Any]:
         "trial": "kd-001",
         "hyper": {"temperature": 2.0},
         "seeds": [1, 2],
-        "epsilon": 0.1,
+        **{"tier": "quick", "epsilon": 0.1, "threat": "linf_0.1", "champion": {}},
         "rows": rows,
         "finalists": [],
         "registered_as": "kdtune-digits-convnet4",
-        "teacher": {**teacher, "zero_gradients": 0.0},
+        "teacher": teacher,
     }
 
 
-def test_comparison_shows_paired_differences_and_masked_gradients() -> None:
-    """Tuned minus plain: +10 and +4 points, mean 7; minus default: +1 and +3, mean 2; 2 % zero gradients: masked."""
+def test_comparison_shows_paired_differences_and_the_worst_case_with_its_flags() -> None:
+    """Tuned minus plain: +10 and +4 points, mean 7; minus default: +1 and +3, mean 2; seed 2 is masked."""
     rows = {row[0]: row for row in report.comparison(answer())}
     assert rows["tuned"][3].startswith("+7.00 ±") and rows["tuned"][4].startswith("+2.00 ±")
     assert rows["published default"][3].startswith("+5.00 ±") and rows["published default"][4] == ""
-    assert rows["tuned"][-1] == "2.0 masked" and rows["teacher t"][-1] == "0.0"
+    assert rows["tuned"][-2].startswith("46.00 ±") and rows["tuned"][-1] == "masked 1 of 2"
+    assert rows["teacher t"][-2:] == ["40.00", ""]
+
+
+def test_masked_gradients_are_said_with_who_shows_them(planned: Plan) -> None:
+    """On the terminal as in the report; a caveat in the report alone."""
+    said = report.sentences(planned, answer())
+    who = "plain student, 1 of 2 seeds; published default, 1 of 2 seeds; tuned, 1 of 2 seeds"
+    assert f"Masked gradients ({who}): {MASKING['zero_gradients']}" in said[-1]
+    in_report = evaluation_report.sentences(answer())
+    assert in_report[1] == said[-1] and in_report[2].startswith(f"Caveat ({who})")
+
+
+def test_where_no_flag_is_raised_that_is_said() -> None:
+    clean = answer()
+    for row in clean["rows"].values():
+        row["measured"] = measured([0.4, 0.4], [0.0, 0.0])
+    assert evaluation_report.sentences(clean)[1].startswith("No flag is raised")
+    assert {row[-1] for row in report.comparison(clean)[1:]} == {""}
+
+
+def test_without_a_tier_there_are_no_robust_columns() -> None:
+    """Accuracy and loss alone, and the report says why."""
+    bare = {**answer(), "tier": "none"}
+    for row in (*bare["rows"].values(), bare["teacher"]):
+        row["measured"] = {}
+    assert {len(row) for row in report.comparison(bare)} == {5}
+    assert evaluation_report.robust_rows(bare) == evaluation_report.quality_rows(bare) == []
+    assert evaluation_report.summary(bare) == {}
+    assert "--evaluate none" in evaluation_report.sentences(bare)[0]
+
+
+@pytest.mark.parametrize(
+    ("tier", "radii"), [("none", []), ("quick", [0.15]), ("standard", [0.05, 0.1, 0.15])]
+)
+def test_quick_attacks_at_the_datasets_own_radius_alone(tier: str, radii: list[float]) -> None:
+    """The own radius is among the others and not attacked twice."""
+    assert [t.epsilon for t in judging.threats_of(tier, "digits", 1, 0.15)] == radii
+
+
+def test_report_tables_have_a_row_for_each_network_and_radius() -> None:
+    """The champion's own, stronger evaluation stands beside; what only it has is empty elsewhere."""
+    full = answer()
+    full["champion"] = {"measured": {**measured(0.3, 0.0), "robust/linf_0.1/aa": 0.3}}
+    rows = evaluation_report.robust_rows(full)
+    assert rows[0] == ["network", "radius", "FGSM", "worst case", "AutoAttack", "flags"]
+    assert [row[0] for row in rows[1:]] == [*confirm.ROLES.values(), "teacher", "champion"]
+    assert rows[-1] == ["champion", "linf 0.1", "30.00", "30.00", "30.00", ""]
+    assert rows[-2][4] == ""
+    assert evaluation_report.quality_rows(full)[-1] == ["champion", "0.300", "30.00"]
+    assert evaluation_report.summary(full)["champion/robust/linf_0.1/aa"] == 0.3
+    assert evaluation_report.summary(full)["robust/linf_0.1/worst_tuned"] == pytest.approx(0.46)
 
 
 def test_where_the_default_wins_it_is_said_and_not_compared_with_itself(planned: Plan) -> None:
@@ -173,4 +230,4 @@ def test_league_is_sorted_by_test_accuracy_and_shows_what_is_missing(tmp_path: P
     rows = league.table(tmp_path / "l")[1:]
     assert [row[0] for row in rows] == ["dkd", "at", "plain convnet4", "crd"]
     assert rows[0][2].startswith("99.00") and rows[3][1] == "not finished"
-    assert {len(row) for row in league.table(tmp_path / "l")} == {7}
+    assert {len(row) for row in league.table(tmp_path / "l")} == {8}

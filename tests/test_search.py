@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -99,6 +100,45 @@ def test_test_set_is_opened_once_and_after_the_choice(done: Done) -> None:
     assert all(i < kinds.index("test_opened") for i, kind in enumerate(kinds) if kind == "epoch")
 
 
+def test_each_network_is_judged_once_and_its_run_has_the_numbers(done: Done) -> None:
+    """Against the journal: the teacher and the rows' students; a student's MLflow run holds the suite's names."""
+    events = [json.loads(line[9:]) for line in (done.folder / FILE).read_text().splitlines()]
+    judged = [event["id"] for event in events if event["event"] == "judged"]
+    assert len(judged) == len(set(judged)) and "teacher" in judged
+    assert {"vanilla-seed1", "vanilla-seed2", "default-seed1", "default-seed2"} <= set(judged)
+    numbers = done.told.judged["default-seed1"]
+    database = done.out / "mlflow.db"
+    for name in ("test/accuracy", "robust/linf_0.15/worst", "flags/count", "agreement/top1"):
+        sql = (
+            "select m.value from metrics m join tags t on m.run_uuid = t.run_uuid "
+            f"where t.key = 'kd.key' and t.value = 'default-seed1' and m.key = '{name}'"
+        )
+        assert query(database, sql) == [(pytest.approx(numbers[name]),)]
+    clean = numbers["robust/linf_0.15/clean"]
+    assert numbers["robust/linf_0.15/worst"] <= clean == numbers["test/accuracy"]
+    teacher = done.told.judged["teacher"]
+    assert "agreement/top1" not in teacher and "calibration/nll_scaled" in teacher
+
+
+def test_a_search_cut_off_while_judging_judges_the_rest_alone(
+    done: Done, tmp_path: Path, tune: Callable[..., Command]
+) -> None:
+    """The journal ends behind the second network: the first two are not judged again, the answer is the same."""
+    for part in ("teachers", "cache", "small"):
+        shutil.copytree(done.out / part, tmp_path / part)
+    (tmp_path / "small" / "tracking.json").unlink()
+    lines = (done.folder / FILE).read_text().splitlines(keepends=True)
+    judged = [i for i, line in enumerate(lines) if json.loads(line[9:])["event"] == "judged"]
+    (tmp_path / "small" / FILE).write_text("".join(lines[: judged[1] + 1]))
+    resumed = tune("--resume", "small", "--out", tmp_path)
+    assert resumed.status == 0, resumed.err
+    again = (tmp_path / "small" / FILE).read_text().splitlines()
+    kinds = [json.loads(line[9:])["event"] for line in again]
+    assert kinds.count("judged") == len(judged) and kinds.count("test_opened") == 1
+    answers = [told.results["answer"] for told in (done.told, story(tmp_path / "small"))]
+    assert answers[0]["rows"] == answers[1]["rows"]
+
+
 def test_champion_reproduces_its_recorded_accuracies(done: Done) -> None:
     """Against the journal: the weights on disk, judged again."""
     facts = Facts(**json.loads((done.folder / "champion.json").read_text())["facts"])
@@ -113,7 +153,7 @@ def test_champion_reproduces_its_recorded_accuracies(done: Done) -> None:
 def test_report_says_what_the_terminal_says(done: Done) -> None:
     report = (done.folder / "report.md").read_text()
     page = (done.folder / "report.html").read_text()
-    for row in ("plain student", "published default", "tuned", "zero gradients", "PGD margin"):
+    for row in ("plain student", "published default", "tuned", "robust 0.15", "flags"):
         assert row in report and row in page and row in done.command.out
     assert 'src="http' not in page and 'href="http' not in page
     assert "mlflow ui" in done.command.out
@@ -150,11 +190,12 @@ def test_second_search_reuses_the_teacher(done: Done, tune: Callable[..., Comman
     again = tune(
         "--method", "kd", "--set", "temperature=grid(2,8)", "--set", "alpha=0.5", "--search", "grid",
         "--epochs", "2", "--confirm-top", "1", "--confirm-seeds", "2", "--out", done.out,
-        "--name", "second", "--scheduler", "none",
+        "--name", "second", "--scheduler", "none", "--evaluate", "none",
     )  # fmt: skip
     assert again.status == 0, again.err
     assert "found in teachers/" in again.out
     told = story(done.out / "second")
+    assert all(set(found) == {"test/accuracy", "test/loss"} for found in told.judged.values())
     tried = [student.hyper["temperature"] for student in told.of_kind("search")]
     assert tried == [4.0, 2, 8]
     assert all(student.hyper["alpha"] == 0.5 for student in told.of_kind("search"))

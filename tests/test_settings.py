@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -175,6 +176,10 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*KD, "--confirm-top", "0"), "--confirm-top must be greater than or equal to 1, got '0'"),
     ((*KD, "--confirm-seeds", "1"), "--confirm-seeds must be greater than or equal to 2, got '1'"),
     (
+        (*KD, "--evaluate", "all"),
+        "--evaluate must be 'none', 'quick', 'standard' or 'full', got 'all'",
+    ),
+    (
         (*KD, "--max-concurrent", "0"),
         "--max-concurrent must be greater than or equal to 1, got '0'",
     ),
@@ -219,6 +224,14 @@ def test_bad_input(
 ) -> None:
     """What must hold and what came, in one line, status 2, nothing started, nothing written."""
     assert message in refused((*arguments, "--out", str(out)), capsys)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyautoattack") is not None, reason="is installed")
+def test_full_evaluation_without_its_extra(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused before anything starts, with the command that installs it."""
+    told = refused((*KD, "--evaluate", "full", "--out", str(out)), capsys)
+    assert told.startswith("the tier full must have AutoAttack, got none: python -m pip install")
     assert list(out.parent.iterdir()) == []
 
 

@@ -67,6 +67,17 @@ def submit(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus:
     return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)
 
 
+def each(tasks: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The answers of submitted functions by name, in the order in which they come; raises what one raised."""
+    import ray
+
+    left = {task: name for name, task in tasks.items()}
+    while left:
+        done, _ = ray.wait(list(left), timeout=0.5)
+        for task in done:
+            yield left.pop(task), wait(task)
+
+
 def wait(task: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
     """The answer of a submitted function; raises what it raised. `meanwhile` is called twice a second."""
     import ray

@@ -1,31 +1,19 @@
-"""The honest answer: retrain finalists and baselines over seeds, choose on validation, open the test set once.
+"""The honest answer: retrain finalists and baselines over seeds, choose on validation.
 
 The search saw one seed; its best trial is partly luck. So the best K by validation, the published default and the
 plain student are trained again with S other seeds, the same ones for all (paired). The winner is the finalist or
 default of highest mean validation accuracy; a tie goes to the default, then to the earlier trial, so tuned is never
-worse than default on validation. Only then does anything look at the test images.
+worse than default on validation. Only then does `verdict.py` have anything look at the test images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from trainables import teacher as teachers
-from trainables.champion import load_champion, rebuild, save_champion
-from trainables.checkpoint import read_state
-from trainables.data.sealed import open_test
-from trainables.data.splits import Split
-from trainables.evaluation.attacks import robustness
-from trainables.models import slug
-from trainables.models.normalized import latency_ms, n_parameters
 from trainables.recipe import RECIPE_KEYS
-from trainables.teacher import Teacher
 from trainables.trainable import Task
-from trainables.training import validate
 from tuner import students
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
@@ -35,6 +23,7 @@ from tuner.schedulers import make as make_scheduler
 from tuner.spaces import STUDENT
 
 BASELINES = ("vanilla", "default")
+ROLES = {"vanilla": "plain student", "default": "published default", "tuned": "tuned"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +98,7 @@ def choose(planned: Plan, told: Story, options: Sequence[Contender]) -> Contende
 
     Raises ValueError where no contender was.
     """
-    usable = [c for c in options if c.role != "vanilla" and _trained(planned, told, c)]
+    usable = [c for c in options if c.role != "vanilla" and trained(planned, told, c)]
     if not usable:
         raise ValueError(
             "at least one finalist must be trained with every seed, got none: see the journal for why"
@@ -122,63 +111,6 @@ def choose(planned: Plan, told: Story, options: Sequence[Contender]) -> Contende
 def accuracies(planned: Plan, told: Story, contender: Contender) -> list[float]:
     """Validation accuracy of the last epoch, seed by seed."""
     return [told.students[contender.identity(seed)].accuracy for seed in seeds(planned)]
-
-
-def judge(planned: Plan, task: Task, board: Board, journal: Journal) -> dict[str, Any]:
-    """Choose on validation, then open the test set once for the chosen, its baselines and the teacher.
-
-    What was found is written to the journal; a second call reads it there and opens nothing.
-    """
-    told = board.story
-    if "answer" in told.results:
-        return told.results["answer"]
-    chosen = finalists(planned, told.of_kind("search"))
-    options = contenders(planned, chosen)
-    winner = choose(planned, told, options)
-    rows = {c.role: c for c in options if c.role in BASELINES and _trained(planned, told, c)}
-    rows["tuned"] = winner
-    champion = _save_champion(planned, task, told, winner)
-    board.take(journal.write("test_opened", sync=True, roles=list(rows), winner=winner.role))
-    board.say("test set opened once, for " + ", ".join(rows) + " and the teacher")
-    test = open_test(task.facts)
-    found: dict[str, Any] = {}
-    for role, contender in rows.items():
-        if role == "tuned" and contender.role in found:
-            found[role] = found[contender.role]
-        else:
-            found[role] = _judge_contender(planned, task, told, contender, test, journal, board)
-    answer = {
-        "winner": winner.role,
-        "trial": winner.trial,
-        "hyper": winner.hyper,
-        "seeds": seeds(planned),
-        "epsilon": planned.source.epsilon,
-        "rows": found,
-        "finalists": [_finalist(planned, told, c) for c in options if c.role != "vanilla"],
-        "teacher": {
-            **_about_teacher(task.teacher),
-            **_judge_network(planned, teachers.load(task.teacher, task.facts), test),
-        },
-        "champion": champion,
-        "registered_as": slug(f"kdtune-{planned.source.name}-{_about(task, winner)['student']}"),
-    }
-    board.take(journal.write("answer", sync=True, **answer))
-    return told.results["answer"]
-
-
-def _about_teacher(teacher: Teacher) -> dict[str, Any]:
-    """What the report says of the teacher, its members included; accuracies are on validation."""
-    about = asdict(replace(teacher, members=()))
-    about["val"] = about.pop("accuracy")  # the test set's stands beside it under that name
-    return {**about, "members": [_about_teacher(member) for member in teacher.members]}
-
-
-def last_state(planned: Plan, identity: str) -> dict[str, Any]:
-    """A confirmed student's state after its last epoch; raises ValueError where its checkpoint is gone."""
-    folder = students.newest_checkpoint(planned, identity)
-    if folder is None:
-        raise ValueError(f"a confirmed student must have a checkpoint, got none for {identity}")
-    return read_state(folder)
 
 
 def _config(planned: Plan, contender: Contender, seed: int, number: int) -> Config:
@@ -195,80 +127,7 @@ def _config(planned: Plan, contender: Contender, seed: int, number: int) -> Conf
     )
 
 
-def _trained(planned: Plan, told: Story, contender: Contender) -> bool:
+def trained(planned: Plan, told: Story, contender: Contender) -> bool:
+    """Whether it was trained in full with every seed."""
     known = [told.students.get(contender.identity(seed)) for seed in seeds(planned)]
     return all(student is not None and student.complete for student in known)
-
-
-def _finalist(planned: Plan, told: Story, contender: Contender) -> dict[str, Any]:
-    trained = _trained(planned, told, contender)
-    return {
-        "role": contender.role,
-        "trial": contender.trial,
-        "hyper": contender.hyper,
-        "searched": told.students[contender.trial].accuracy
-        if contender.trial in told.students
-        else None,
-        "val": accuracies(planned, told, contender) if trained else [],
-    }
-
-
-def _judge_contender(
-    planned: Plan,
-    task: Task,
-    told: Story,
-    contender: Contender,
-    test: Split,
-    journal: Journal,
-    board: Board,
-) -> dict[str, Any]:
-    """Test accuracy, loss and robustness of one contender, a list over seeds each."""
-    found: dict[str, Any] = {"hyper": contender.hyper, "val": accuracies(planned, told, contender)}
-    for seed in seeds(planned):
-        identity = contender.identity(seed)
-        state = last_state(planned, identity)
-        network = rebuild(_about(task, contender), task.facts, state)
-        measured = _judge_network(planned, network, test)
-        board.take(
-            journal.write("summary", id=identity, metrics=_named(measured, planned.source.epsilon))
-        )
-        for name, value in measured.items():
-            found.setdefault(name, []).append(value)
-    return found
-
-
-def _judge_network(planned: Plan, model: nn.Module, test: Split) -> dict[str, float]:
-    clean = validate(model, test)
-    return {**clean, **robustness(model, test, planned.source.epsilon)}
-
-
-def _named(measured: dict[str, float], epsilon: float) -> dict[str, float]:
-    """MLflow's names: a section, then the quantity."""
-    clean = {f"test/{name}": measured[name] for name in ("accuracy", "loss")}
-    robust = {k: v for k, v in measured.items() if k not in ("accuracy", "loss")}
-    return {**clean, **{f"robust/linf_{epsilon:g}/{name}": value for name, value in robust.items()}}
-
-
-def _about(task: Task, contender: Contender) -> dict[str, Any]:
-    return {
-        "student": contender.hyper.get(STUDENT, task.student),
-        "stages": task.stages,
-        "teacher": task.teacher.model,
-        "method": contender.method,
-        "hyper": contender.hyper,
-    }
-
-
-def _save_champion(planned: Plan, task: Task, told: Story, winner: Contender) -> dict[str, Any]:
-    """Write the winner's best seed (by validation; ties to the first) as safetensors."""
-    best = max(seeds(planned), key=lambda seed: told.students[winner.identity(seed)].accuracy)
-    identity = winner.identity(best)
-    about = {**_about(task, winner), "seed": best, "search": planned.name}
-    about["val/accuracy"] = told.students[identity].accuracy
-    path = save_champion(planned.folder, about, task.facts, last_state(planned, identity))
-    network = load_champion(planned.folder)
-    size: dict[str, float] = {"parameters": n_parameters(network)}
-    size["latency_ms"] = latency_ms(
-        network, (task.facts.channels, task.facts.size, task.facts.size)
-    )
-    return {"weights": str(path), "student": identity, "seed": best, **size}

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from search_spaces import Domain
+from tuner.confirm import ROLES
 from tuner.journal import Story, Student
 from tuner.plan import Plan
 from tuner.statistics import interval, paired
@@ -90,12 +91,11 @@ def _gain(figure: Figure, axes: Axes, planned: Plan, told: Story, answer: dict[s
         capsize=4,
         zorder=2,
     )
-    names = {"vanilla": "plain student", "default": "published default", "tuned": "tuned"}
-    axes.set_xticks(range(len(rows)), [names[role] for role in rows])
+    axes.set_xticks(range(len(rows)), [ROLES[role] for role in rows])
     axes.margins(x=0.2)
     axes.set_ylabel("test accuracy, %")
     gaps = [
-        f"{paired(rows['tuned'], rows[role]).text(signed=True)} points over the {names[role]}"
+        f"{paired(rows['tuned'], rows[role]).text(signed=True)} points over the {ROLES[role]}"
         for role in rows
         if role != "tuned"
     ]

@@ -120,6 +120,7 @@ class Story:
     students: dict[str, Student] = field(default_factory=dict)
     results: dict[str, Event] = field(default_factory=dict)  # the last event of every other kind
     reports: list[tuple[str, int]] = field(default_factory=list)  # (id, epoch) in their order
+    judged: dict[str, dict[str, float]] = field(default_factory=dict)  # on test: network -> numbers
 
     def add(self, event: Event) -> None:
         """Take one event in."""
@@ -144,6 +145,8 @@ class Story:
         elif kind == "end":
             student = self.students[event["id"]]
             student.status, student.reason = event["status"], event.get("reason", "")
+        elif kind == "judged":
+            self.judged[event["id"]] = event["metrics"]
         else:
             self.results[kind] = event
 

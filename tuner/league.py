@@ -16,7 +16,7 @@ from typing import Any
 from rich.text import Text
 
 from trainables import methods
-from tuner import plan, report, search
+from tuner import evaluation_report, plan, report, search
 from tuner.journal import FILE, story
 from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
@@ -24,7 +24,7 @@ from tuner.statistics import interval, paired
 
 RECORD = "league.json"
 GAPS = ("test minus plain", "test minus default")
-HEADER = ("method", "val", "test", *GAPS, "PGD margin", "tuned setting")
+HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
 
 
@@ -134,10 +134,12 @@ def table(folder: Path) -> list[list[str]]:
             continue
         rows.append(_row(written["method"], answer))
         if "vanilla" in answer["rows"]:
-            plain.setdefault(answer["registered_as"].rpartition("-")[2], answer["rows"]["vanilla"])
+            found = answer["rows"]["vanilla"]
+            robust = {"robust": _robust(answer, found)}
+            plain.setdefault(answer["registered_as"].rpartition("-")[2], {**found, **robust})
     for student, found in plain.items():
-        val, test, pgd = (interval(found[name]) for name in ("val", "accuracy", "pgd_margin"))
-        cells = [f"plain {student}", val.text(), test.text(), "", "", pgd.text(), ""]
+        val, test = (interval(found[name]) for name in ("val", "accuracy"))
+        cells = [f"plain {student}", val.text(), test.text(), "", "", *found["robust"], ""]
         rows.append((test.mean, cells))
     return [list(HEADER), *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
 
@@ -152,9 +154,14 @@ def _row(method: str, answer: dict[str, Any]) -> tuple[float, list[str]]:
     ]
     if answer["winner"] == "default":
         gaps[1] = "the same"
-    val, test, pgd = (interval(tuned[name]) for name in ("val", "accuracy", "pgd_margin"))
+    val, test = (interval(tuned[name]) for name in ("val", "accuracy"))
     setting = settings_in_words(answer["hyper"])
-    return test.mean, [method, val.text(), test.text(), *gaps, pgd.text(), setting]
+    return test.mean, [method, val.text(), test.text(), *gaps, *_robust(answer, tuned), setting]
+
+
+def _robust(answer: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Two cells: the worst case and its flags, empty where nothing was attacked."""
+    return evaluation_report.cells(answer, found) or ["", ""]
 
 
 def _folder(name: str, given: dict[str, Any]) -> Path:

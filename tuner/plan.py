@@ -24,6 +24,8 @@ from trainables import methods, models, objective, teacher_wanted
 from trainables.contract import Context, Method
 from trainables.data import sources
 from trainables.data.sources import Source
+from trainables.evaluation import autoattack
+from trainables.evaluation.attacks import losses_for
 from trainables.models.ensemble import Ensemble
 from trainables.precision import PLAIN, stepper
 from trainables.recipe import Recipe
@@ -293,6 +295,7 @@ def make(settings: Settings) -> Plan:
 def check_outside(plan: Plan) -> None:
     """Raise ValueError where the world is not ready: cores, GPUs, output folder, tracking server."""
     _check_machine(plan.settings)
+    _check_evaluation(plan)
     _check_writable(plan.out)
     _check_tracking(plan)
 
@@ -327,6 +330,14 @@ def _check_machine(settings: Settings) -> None:
         raise ValueError(
             f"--gpus-per-trial must be at most {gpus} here, got {settings.gpus_per_trial:g}"
         )
+
+
+def _check_evaluation(plan: Plan) -> None:
+    """What would otherwise be found out at the end."""
+    if plan.settings.evaluate != "none":
+        losses_for(plan.source.n_classes)
+    if plan.settings.evaluate == "full":
+        autoattack.check(plan.source.n_classes)
 
 
 def _check_search(plan: Plan) -> None:

@@ -57,22 +57,21 @@ class Board:
         self.refresh(force=True)
 
     @contextmanager
-    def counting(self, title: str, n_epochs: int) -> Iterator[Callable[[int, float], None]]:
-        """A stage that counts epochs: call what this gives with (epochs done, validation accuracy)."""
+    def counting(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """A stage that counts: call what this gives with (how much of the total is done, that in words)."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[words]}"),
         )
         bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        task = bar.add_task(title, total=n_epochs, words="")
+        task = bar.add_task(title, total=total, words="")
         told = [0]
 
-        def show(epoch: int, accuracy: float) -> None:
-            words = f"epoch {epoch}/{n_epochs}, val accuracy {accuracy:.2%}"
-            bar.update(task, completed=epoch, words=words if epoch else "")
-            if not self.live_possible and epoch >= told[0] + max(1, n_epochs // 4):
-                told[0] = epoch
+        def show(done: int, words: str) -> None:
+            bar.update(task, completed=done, words=words if done else "")
+            if not self.live_possible and done >= told[0] + max(1, total // 4):
+                told[0] = done
                 self.say(f"{title}: {words}")
 
         with bar if self.live_possible else nullcontext():

@@ -16,15 +16,14 @@ from trainables import stages
 from trainables.data import sources
 from trainables.data.splits import Facts
 from trainables.trainable import Task
-from tuner import costs, figures, teacher_report
+from tuner import costs, evaluation_report, figures, teacher_report
+from tuner.confirm import ROLES
 from tuner.journal import Journal, Story
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
 from tuner.statistics import interval, paired
 from tuner.tracking import State
 
-MASKED = 0.01  # share of zero gradients above which FGSM says nothing
-ROLES = {"vanilla": "plain student", "default": "published default", "tuned": "tuned"}
 START_SECONDS = 25  # imports, Ray, the report, MLflow
 
 
@@ -61,6 +60,7 @@ def plan_table(planned: Plan) -> Group:
         "trials": f"{planned.n_trials} by {planned.search}, {_early(planned)}",
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
         "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
+        "evaluation": f"{s.evaluate}, of what is compared on the test set",
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
         f"({available_cpus()} CPUs here)",
         "time": _time(planned, least, most),
@@ -168,33 +168,22 @@ def outcomes(told: Story) -> str:
 
 def comparison(answer: dict[str, Any]) -> list[list[str]]:
     """The league table's rows, header first: one a role, then the teacher; percent."""
-    names = [f"FGSM {answer['epsilon']:g}", "PGD margin", "zero gradients"]
-    rows = [["", "val", "test", "test minus plain", "test minus default", *names]]
+    gaps = ("test minus plain", "test minus default")
+    rows = [["", "val", "test", *gaps, *evaluation_report.columns(answer)]]
     for role, found in answer["rows"].items():
-        gains = [_gain(answer, role, other) for other in ("vanilla", "default")]
         rows.append(
             [
                 ROLES[role],
                 interval(found["val"]).text(),
                 interval(found["accuracy"]).text(),
-                *gains,
-                *(interval(found[name]).text() for name in ("fgsm", "pgd_margin")),
-                _zero(interval(found["zero_gradients"]).mean),
+                *(_gain(answer, role, other) for other in ("vanilla", "default")),
+                *evaluation_report.cells(answer, found),
             ]
         )
     teacher = answer["teacher"]
-    robust = [f"{100 * teacher[name]:.2f}" for name in ("fgsm", "pgd_margin")]
-    rows.append(
-        [
-            f"teacher {teacher['model']}",
-            f"{100 * teacher['val']:.2f}",
-            f"{100 * teacher['accuracy']:.2f}",
-            "",
-            "",
-            *robust,
-            _zero(teacher["zero_gradients"]),
-        ]
-    )
+    own = [f"{100 * teacher[name]:.2f}" for name in ("val", "accuracy")]
+    robust = evaluation_report.cells(answer, teacher)
+    rows.append([f"teacher {teacher['model']}", *own, "", "", *robust])
     return rows
 
 
@@ -206,10 +195,6 @@ def _gain(answer: dict[str, Any], role: str, other: str) -> str:
         return "the same" if role == "tuned" and answer["winner"] == other else ""
     rows = answer["rows"]
     return paired(rows[role]["accuracy"], rows[other]["accuracy"]).text(signed=True)
-
-
-def _zero(share: float) -> str:
-    return f"{100 * share:.1f}" + (" masked" if share > MASKED else "")
 
 
 def sentences(planned: Plan, answer: dict[str, Any]) -> list[str]:
@@ -232,11 +217,7 @@ def sentences(planned: Plan, answer: dict[str, Any]) -> list[str]:
             said.append(
                 f"Tuned minus {ROLES[role]} on test: {gap.text(signed=True)} points{verdict}."
             )
-    if max(interval(found["zero_gradients"]).mean for found in answer["rows"].values()) > MASKED:
-        said.append(
-            "Gradients are masked where the last column says so: read the margin column there, not FGSM."
-        )
-    return said
+    return said + evaluation_report.warnings(answer)
 
 
 def finalist_rows(answer: dict[str, Any]) -> list[list[str]]:
@@ -296,6 +277,9 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "sentences": sentences(planned, answer),
         "comparison": comparison(answer),
         "finalists": finalist_rows(answer),
+        "robust": evaluation_report.robust_rows(answer),
+        "quality": evaluation_report.quality_rows(answer),
+        "evaluation_words": evaluation_report.sentences(answer),
         "teacher": teacher_report.rows(answer["teacher"]),
         "teacher_words": teacher_report.sentences(planned, answer),
         "outcomes": outcomes(told),
@@ -348,6 +332,7 @@ def _summary(answer: dict[str, Any]) -> dict[str, float]:
             found[f"test/gain_over_{role}"] = paired(tuned["accuracy"], row["accuracy"]).mean
     return {
         **found,
+        **evaluation_report.summary(answer),
         "val/accuracy": found["val/accuracy_tuned"],
         "test/accuracy": found["test/accuracy_tuned"],
     }

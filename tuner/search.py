@@ -18,7 +18,7 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, report, students, teaching
+from tuner import cluster, confirm, plan, report, students, teaching, verdict
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -262,7 +262,8 @@ def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Boar
         return 1
     chosen = confirm.finalists(planned, board.story.of_kind("search"))
     confirm.retrain(planned, task, chosen, journal, board)
-    answer = confirm.judge(planned, task, board, journal)
+    submit = partial(_submit, planned)
+    answer = verdict.judge(planned, task, journal, board, submit)
     report.write(planned, task, board.story, answer, journal)
     _close(journal, board, "finished")
     board.console.print(report.final_table(planned, board.story, answer))

@@ -111,6 +111,12 @@ class Settings(BaseModel):
     confirm_seeds: int = Field(
         5, ge=2, description="seeds each finalist and baseline is retrained with"
     )
+    evaluate: Literal["none", "quick", "standard", "full"] = Field(
+        "quick",
+        description="what is measured on the test set: none is accuracy and loss; quick adds calibration, agreement "
+        "with the teacher and attacks at one radius; standard stronger attacks at several, and corruptions; full is "
+        "standard, and AutoAttack for the champion",
+    )
 
     max_concurrent: int | None = Field(
         None, ge=1, description="trials at once (default: as many as fit)"
@@ -192,7 +198,7 @@ GROUPS = {
     ),
     "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed"),
     "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
-    "the confirmation": ("confirm_top", "confirm_seeds"),
+    "the confirmation": ("confirm_top", "confirm_seeds", "evaluate"),
     "the machine": (
         *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
         *("precision", "memory_format", "cache_size", "no_cache"),

@@ -137,7 +137,12 @@ def _trained(
     seed = f" with seed {wanted.seed}" if wanted.seed else ""
     board.say(f"teacher: training {wanted.model} for {recipe.epochs} epochs{seed}{on}")
     with board.counting(f"teacher {wanted.model}", recipe.epochs) as show:
-        teacher: Teacher = once(*work, meanwhile=lambda: show(*progress(folder)))
+
+        def meanwhile() -> None:
+            epoch, accuracy = progress(folder)
+            show(epoch, f"epoch {epoch}/{recipe.epochs}, val accuracy {accuracy:.2%}")
+
+        teacher: Teacher = once(*work, meanwhile=meanwhile)
     return teacher
 
 

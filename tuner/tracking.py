@@ -172,7 +172,7 @@ class Delivery:
                     self.state.runs[event["id"]], "kd.reason", event["reason"][:5000]
                 )
             self._terminate(event["id"], STATUS.get(event["status"], "FAILED"))
-        elif kind == "summary":
+        elif kind == "summary" or (kind == "judged" and event["id"] in self.state.runs):
             self._log({event["id"]: self._metrics(event)})
         elif kind == "file":
             self.client.log_artifact(

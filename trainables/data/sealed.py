@@ -1,4 +1,4 @@
-"""The test set. Only `tuner/confirm.py` may import this file; a test of the layers holds it to that."""
+"""The test set. Only `tuner/judging.py` may import this file; a test of the layers holds it to that."""
 
 from __future__ import annotations
 

@@ -13,14 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.data.splits import Split
-from trainables.data.views import to_float
 from trainables.evaluation.predictions import logits_of, right
 from trainables.evaluation.threats import Threat, climb, start, uniform
-from trainables.seeding import generator
 
 STEPS = 10  # of the short PGD
-N_IMAGES = 1000  # attacked at most by `robustness`
 TINY = 1e-12  # keeps DLR finite where the largest and the third largest logit are equal
 LossEach = Callable[[Tensor, Tensor], Tensor]  # (B, C), (B,) -> (B,), what an attack makes larger
 
@@ -165,34 +161,6 @@ def wrong_class(model: nn.Module, images: Tensor, labels: Tensor, place: int) ->
 def survives(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Whether each image is classified right: (B,) bool; NaN logits count as wrong."""
     return right(logits_of(model, images), labels)
-
-
-def robustness(
-    model: nn.Module, data: Split, epsilon: float, device: torch.device | str = "cpu", seed: int = 0
-) -> dict[str, float]:
-    """Accuracy under FGSM and a short PGD, counting clean mistakes as failures, and the zero-gradient share.
-
-    On a fixed, seeded subset of at most N_IMAGES. `fgsm` attacks the cross-entropy, `pgd_margin` the margin; `worst`
-    counts an image only where it survives both. `zero_gradients` is the share of images whose cross-entropy gradient
-    is exactly 0 in every pixel: above 1 % `fgsm` says nothing.
-    """
-    model.eval()
-    threat = Threat("linf", epsilon)
-    rows = torch.randperm(len(data.labels), generator=generator(seed, "attacked"))[:N_IMAGES]
-    draws = generator(seed, "attack")
-    counts = dict.fromkeys(("fgsm", "pgd_margin", "worst", "zero_gradients"), 0)
-    for part in rows.split(250):
-        images, labels = to_float(data.images[part]).to(device), data.labels[part].to(device)
-        clean = survives(model, images, labels)
-        by_fgsm = clean & survives(model, fgsm(model, images, labels, threat), labels)
-        by_pgd = clean & survives(model, pgd(model, images, labels, threat, draws), labels)
-        counts["fgsm"] += int(by_fgsm.sum())
-        counts["pgd_margin"] += int(by_pgd.sum())
-        counts["worst"] += int((by_fgsm & by_pgd).sum())
-        counts["zero_gradients"] += int(
-            flat(input_gradient(model, images, labels, cross_entropy_each)).sum()
-        )
-    return {name: count / len(rows) for name, count in counts.items()}
 
 
 def flat(gradient: Tensor) -> Tensor:

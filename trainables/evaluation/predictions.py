@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.contract import Outputs
-from trainables.data.splits import Split
+from trainables.data.splits import Pictures, Split
 from trainables.data.views import to_float
 from trainables.seeding import generator
 
@@ -28,7 +28,7 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+def predict(model: nn.Module, images: Pictures, device: torch.device | str = "cpu") -> Tensor:
     """Logits (N, C) on the CPU for uint8 images (N, channels, H, W); the network's mode is left as it is."""
     parts = [logits_of(model, to_float(part).to(device)).cpu() for part in images.split(BATCH)]
     return torch.cat(parts)

@@ -36,7 +36,7 @@ def robust_numbers(
     """
     tell("gradients", 0.0)
     shares = sanity.gradients(model, data, device)
-    radii = sanity.curve(model, data, seed, device)
+    radii = sanity.curve(model, data, seed, device, tier.curve)
     found = {**section("robust", shares), **section("robust/curve", radii)}
     logits = predict(model, data.images, device)
     again = predict(model, data.images[: sanity.BATCH], device)

@@ -7,7 +7,7 @@ gradient say too much good of the model; the others, that the number answers ano
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -25,6 +25,7 @@ STRONGER = 0.02  # points of accuracy by which an attack that should not win may
 OTHERS_SHARE = 0.01  # of images that only noise or transferred examples fool
 NOISE_COST = 0.10  # points of accuracy that random signs may cost
 CURVE = linf(*(k / 255 for k in (1, 2, 4, 8, 16, 32, 64, 128, 255)))
+SHORT_CURVE = linf(*(k / 255 for k in (8, 32, 255)))  # small radii cost most: more images stand
 CURVE_IMAGES = 250  # one image is 0.4 points, so that STRONGER is five
 RANDOM = 1e-4  # relative change of logits between two calls, as AutoAttack allows
 BATCH = 250
@@ -84,6 +85,7 @@ def curve(
     data: Split,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    radii: Sequence[Threat] = CURVE,
 ) -> dict[str, float]:
     """Accuracy under PGD-10 on the margin, radius by radius up to all of [0, 1], on CURVE_IMAGES seeded images.
 
@@ -91,7 +93,7 @@ def curve(
     """
     few = sample(data, CURVE_IMAGES, seed, "curve")
     found = {}
-    for threat in CURVE:
+    for threat in radii:
         draws, stands = generator(seed, f"curve {threat.name}"), 0
         for images, labels in _batches(few, device):
             clean = survives(model, images, labels)
@@ -129,8 +131,8 @@ def threat_flags(measured: Mapping[str, float]) -> dict[str, bool]:
 
 
 def overall_flags(shares: Mapping[str, float], radii: Mapping[str, float]) -> dict[str, bool]:
-    """The flags of zero gradients and of the curve, from `gradients` and `curve`."""
-    heights = [radii[threat.name] for threat in CURVE]
+    """The flags of zero gradients and of the curve, from `gradients` and `curve` (smallest radius first)."""
+    heights = list(radii.values())
     return {
         "zero_gradients": max(shares["zero_gradients"], shares["zero_gradients_margin"])
         >= ZERO_SHARE,

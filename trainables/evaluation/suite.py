@@ -189,7 +189,7 @@ class _Run:
         """The split under one corruption of the lite set, a severity at a time."""
         for severity in range(1, SEVERITIES + 1):
             draws = generator(self.seed, f"corruption {name}", severity)
-            yield Split(corrupt(self.data.images, name, severity, draws), self.data.labels)
+            yield Split(corrupt(self.data.images[:], name, severity, draws), self.data.labels)
 
     def _elsewhere(self, logits: Tensor, tell: Tell) -> dict[str, float]:
         """How well confidence tells this dataset from the others."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainables.evaluation.sanity import CURVE, SHORT_CURVE
+from trainables.evaluation.threats import Threat
 from trainables.evaluation.worst_case import Budget
 
 
@@ -19,6 +21,7 @@ class Tier:
     summary: str
     budget: Budget
     n_attacked: int | None = None  # a fixed, seeded subset; all where None
+    curve: tuple[Threat, ...] = CURVE  # radii of the sanity check
     corruptions: bool = False
     n_transferred: int = 0  # images that examples of the teacher and of other networks are tried on
     autoattack: bool = False
@@ -29,6 +32,7 @@ TIERS = {
         "for each finished trial, on validation: PGD-10 on two losses, then on 3 classes each, 1000 images at most",
         Budget(10, ("ce", "margin"), targets=3),
         n_attacked=1000,
+        curve=SHORT_CURVE,
     ),
     "standard": Tier(
         "for finalists, baselines and teacher, on test: PGD-20 on three losses, then on 3 classes each; corruptions",

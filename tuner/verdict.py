@@ -1,0 +1,188 @@
+"""The verdict: choose on validation, open the test set once, judge every row's networks on the cluster.
+
+Each network's numbers are written to the journal as they come, so a search that goes on judges none of them twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from trainables.champion import load_champion, save_champion
+from trainables.checkpoint import read_state
+from trainables.evaluation.threats import Threat
+from trainables.models import slug
+from trainables.models.normalized import latency_ms, n_parameters
+from trainables.teacher import Teacher
+from trainables.trainable import Task
+from tuner import cluster, confirm, judging, students
+from tuner.confirm import BASELINES, Contender, seeds
+from tuner.journal import Journal, Story
+from tuner.judging import Candidate, Paper
+from tuner.plan import Plan
+from tuner.progress import Board
+from tuner.spaces import STUDENT
+
+Submit = Callable[
+    ..., Any
+]  # (function, *arguments): started on the cluster with a trial's resources
+Numbers = Mapping[str, float]
+
+
+def judge(
+    planned: Plan, task: Task, journal: Journal, board: Board, submit: Submit
+) -> dict[str, Any]:
+    """Choose on validation, then open the test set once for the chosen, its baselines and the teacher.
+
+    What was found is written to the journal; a second call reads it there and opens nothing.
+    """
+    told = board.story
+    if "answer" in told.results:
+        return told.results["answer"]
+    options = confirm.contenders(planned, confirm.finalists(planned, told.of_kind("search")))
+    winner = confirm.choose(planned, told, options)
+    rows = {c.role: c for c in options if c.role in BASELINES and confirm.trained(planned, told, c)}
+    rows["tuned"] = winner
+    champion = _save_champion(planned, task, told, winner)
+    if "test_opened" not in told.results:
+        board.take(journal.write("test_opened", sync=True, roles=list(rows), winner=winner.role))
+        board.say("test set opened once, for " + ", ".join(rows) + " and the teacher")
+    _measure(planned, task, candidates(planned, task, rows, champion), journal, board, submit)
+    answer = {
+        "winner": winner.role,
+        "trial": winner.trial,
+        "hyper": winner.hyper,
+        "seeds": seeds(planned),
+        **_how(planned),
+        "rows": {role: _row(planned, told, contender) for role, contender in rows.items()},
+        "finalists": [_finalist(planned, told, c) for c in options if c.trial],
+        "teacher": {**_about_teacher(task.teacher), **_of_one(told.judged["teacher"])},
+        "champion": {**champion, **_of_one(told.judged.get("champion", {}))},
+        "registered_as": slug(f"kdtune-{planned.source.name}-{_about(task, winner)['student']}"),
+    }
+    board.take(journal.write("answer", sync=True, **answer))
+    return told.results["answer"]
+
+
+def candidates(
+    planned: Plan, task: Task, rows: Mapping[str, Contender], champion: Mapping[str, Any]
+) -> list[Candidate]:
+    """Every network to be judged, once each: the teacher, the rows' students, and with `full` the champion again."""
+    tier = planned.settings.evaluate
+    usual = "standard" if tier == "full" else tier
+    source = planned.source
+    against = judging.threats_of(usual, source.name, source.channels, source.epsilon)
+    found = {"teacher": Candidate("teacher", usual, against)}
+    for contender in rows.values():
+        for seed in seeds(planned):
+            identity = contender.identity(seed)
+            checkpoint = str(_checkpoint(planned, identity))
+            about = _about(task, contender)
+            found[identity] = Candidate(identity, usual, against, about, checkpoint)
+    if tier == "full":
+        best = found[champion["student"]]
+        found["champion"] = replace(best, name="champion", tier="full")
+    return list(found.values())
+
+
+def _measure(
+    planned: Plan,
+    task: Task,
+    asked: list[Candidate],
+    journal: Journal,
+    board: Board,
+    submit: Submit,
+) -> None:
+    """Judge those that have not been judged yet, as many at once as there are slots."""
+    told, settings = board.story, planned.settings
+    paper = Paper(task.facts, task.teacher, settings.seed, settings.cpus_per_trial)
+    left = [candidate for candidate in asked if candidate.name not in told.judged]
+    with board.counting("judging on the test set", len(asked)) as show:
+        tasks = {one.name: submit(judging.judge, one, paper) for one in left}
+        for name, metrics in cluster.each(tasks):
+            board.take(journal.write("judged", sync=True, id=name, metrics=metrics))
+            done = len(told.judged)
+            show(done, f"{done}/{len(asked)} networks")
+
+
+def _how(planned: Plan) -> dict[str, Any]:
+    """How robust numbers were got; the threat is the one that tables show."""
+    tier, epsilon = planned.settings.evaluate, planned.source.epsilon
+    return {"tier": tier, "epsilon": epsilon, "threat": Threat("linf", epsilon).name}
+
+
+def _row(planned: Plan, told: Story, contender: Contender) -> dict[str, Any]:
+    """Accuracy, loss and all that was measured of one contender, a list over seeds each."""
+    found = [told.judged[contender.identity(seed)] for seed in seeds(planned)]
+    shared = [name for name in found[0] if all(name in one for one in found)]
+    over = {name: [one[name] for one in found] for name in shared}
+    return {
+        "hyper": contender.hyper,
+        "val": confirm.accuracies(planned, told, contender),
+        "accuracy": over.pop("test/accuracy"),
+        "loss": over.pop("test/loss"),
+        "measured": over,
+    }
+
+
+def _of_one(found: Numbers) -> dict[str, Any]:
+    """The same of a single network: plain numbers; nothing of one that was not judged."""
+    if not found:
+        return {}
+    rest = {k: v for k, v in found.items() if not k.startswith("test/")}
+    return {"accuracy": found["test/accuracy"], "loss": found["test/loss"], "measured": rest}
+
+
+def _about_teacher(teacher: Teacher) -> dict[str, Any]:
+    """What the report says of the teacher, its members included; accuracies are on validation."""
+    about = asdict(replace(teacher, members=()))
+    about["val"] = about.pop("accuracy")  # the test set's stands beside it under that name
+    return {**about, "members": [_about_teacher(member) for member in teacher.members]}
+
+
+def _finalist(planned: Plan, told: Story, contender: Contender) -> dict[str, Any]:
+    trained = confirm.trained(planned, told, contender)
+    searched = told.students.get(contender.trial)
+    return {
+        "role": contender.role,
+        "trial": contender.trial,
+        "hyper": contender.hyper,
+        "searched": searched.accuracy if searched else None,
+        "val": confirm.accuracies(planned, told, contender) if trained else [],
+    }
+
+
+def _checkpoint(planned: Plan, identity: str) -> Path:
+    """A confirmed student's folder after its last epoch; raises ValueError where it is gone."""
+    folder = students.newest_checkpoint(planned, identity)
+    if folder is None:
+        raise ValueError(f"a confirmed student must have a checkpoint, got none for {identity}")
+    return folder
+
+
+def _about(task: Task, contender: Contender) -> dict[str, Any]:
+    return {
+        "student": contender.hyper.get(STUDENT, task.student),
+        "stages": task.stages,
+        "teacher": task.teacher.model,
+        "method": contender.method,
+        "hyper": contender.hyper,
+    }
+
+
+def _save_champion(planned: Plan, task: Task, told: Story, winner: Contender) -> dict[str, Any]:
+    """Write the winner's best seed (by validation; ties to the first) as safetensors."""
+    best = max(seeds(planned), key=lambda seed: told.students[winner.identity(seed)].accuracy)
+    identity = winner.identity(best)
+    about = {**_about(task, winner), "seed": best, "search": planned.name}
+    about["val/accuracy"] = told.students[identity].accuracy
+    state = read_state(_checkpoint(planned, identity))
+    path = save_champion(planned.folder, about, task.facts, state)
+    network = load_champion(planned.folder)
+    size: dict[str, float] = {"parameters": n_parameters(network)}
+    size["latency_ms"] = latency_ms(
+        network, (task.facts.channels, task.facts.size, task.facts.size)
+    )
+    return {"weights": str(path), "student": identity, "seed": best, **size}
