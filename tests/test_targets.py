@@ -124,6 +124,17 @@ def test_a_target_beyond_the_budget_comes_from_a_live_teacher(
     assert cached(place("fitnet"), tmp_path).training(config("fitnet")).recall is None
 
 
+def test_where_nothing_can_be_written_the_teacher_stays_live(
+    place: Callable[[str], Workplace], tmp_path: Path
+) -> None:
+    """A file in the folder's place: the same weights, and a word about why."""
+    (tmp_path / "blocked").write_bytes(b"")
+    run = cached(place("kd"), tmp_path / "blocked").training(config("kd"))
+    with pytest.warns(UserWarning, match="a live teacher: .*blocked"):
+        found = weights(run)
+    assert same(found, weights(cached(place("kd"), tmp_path, 0).training(config("kd"))))
+
+
 def entry(folder: Path) -> tuple[TargetCache, Path, tuple[Tensor, ...]]:
     """A small cache with one entry."""
     cache = TargetCache(folder, 10**6)

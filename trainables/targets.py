@@ -6,6 +6,7 @@ none) are asked about once, image by image, for all epochs; others once an epoch
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class Recall:
         self.cache, self.choice, self.about = cache, choice, dict(about)
         self.entry: Entry | None = None  # of all epochs, where there is one for all
         self.found = False  # whether the last epoch's targets had been made by another, or before
+        self.live = False  # whether it had to do without
 
     def __call__(self, training: Training) -> Entry | None:
         """The coming epoch's targets on the training's device; None where they took too long to come."""
@@ -55,9 +57,14 @@ class Recall:
         last = training.epoch + 1 if self.choice.by_image else training.recipe.epochs
         epochs = range(training.epoch, min(training.epoch + 1 + AHEAD, last))
         keys = [{**self.about, **key_of(training, epoch, self.choice.by_image)} for epoch in epochs]
-        leaves, self.found = self.cache.fetch(
-            keys, lambda number: self._compute(training, epochs[number])
-        )
+        try:
+            leaves, self.found = self.cache.fetch(
+                keys, lambda number: self._compute(training, epochs[number])
+            )
+        except OSError as error:  # a full disk must not end a trial that can do without
+            warnings.warn(f"no cache of teacher outputs, a live teacher: {error}", stacklevel=2)
+            leaves, self.found = None, False
+        self.live = leaves is None
         if leaves is None or self.choice.form is None:
             return None
         moved = tuple(leaf.to(training.device) for leaf in leaves)

@@ -99,7 +99,7 @@ class TargetCache:
         try:
             leaves = _read(path, key)
             os.utime(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, OSError) as error:
             warnings.warn(

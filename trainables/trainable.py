@@ -246,8 +246,9 @@ class Trial(tune.Trainable):
             told["val/age_epochs"] = self.run.epoch - self.val["epoch"]
         if self.run.teach is not None:
             told["teacher/seconds"] = self.run.teacher_seconds
-            told["teacher/found"] = float(self.run.recall is not None and self.run.recall.found)
-            told["teacher/live"] = float(self.run.recall is None)
+            recall = self.run.recall
+            told["teacher/found"] = float(recall is not None and recall.found)
+            told["teacher/live"] = float(recall is None or recall.live)
         return told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -27,9 +27,10 @@ from trainables.seeding import generator, seeded
 
 
 class Recall(Protocol):
-    """Brings the coming epoch's targets to a training, or None; `found` tells whether they had been made before."""
+    """Brings the coming epoch's targets to a training, or None where the teacher must answer itself."""
 
-    found: bool
+    found: bool  # whether the last ones had been made before
+    live: bool  # whether there were none
 
     def __call__(self, training: Training) -> Entry | None:
         """The targets of the epoch after `training.epoch`."""
