@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2  # 2: networks are judged one by one, in events of their own
 FILE = "events.jsonl"
 Event = dict[str, Any]
 
