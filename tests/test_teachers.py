@@ -24,7 +24,7 @@ from trainables import models
 from trainables import teacher as teachers
 from trainables import teacher_wanted as wanted
 from trainables.checkpoint import STATE, write_state
-from trainables.data import splits
+from trainables.data import shelf
 from trainables.data.sources import source
 from trainables.data.splits import Facts, open_split, prepare
 from trainables.methods import load as load_method
@@ -46,7 +46,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """Made-up images of four classes in digits' place."""
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "decode", lambda name, root: made_up())
+        patch.setattr(shelf, "decode", lambda *_: made_up())
         return prepare("digits", folder, folder / "cache")
 
 
@@ -173,7 +173,7 @@ def test_teachers_are_told_apart_by_all_they_depend_on(facts: Facts, tmp_path: P
 
 def test_the_recipe_is_the_datasets_and_the_networks() -> None:
     """Today's digits teacher, and RepDistiller's lower rate for light networks; --teacher-epochs overrides."""
-    digits = source("digits")
+    digits = source("digits", Path())
     assert recipe_of("convnet16res", digits) == Recipe(epochs=20, augment="none")
     assert recipe_of("shufflenetv1", digits).lr == recipe_of("mobilenetv2_half", digits).lr == 0.01
     assert recipe_of("convnet16res", digits, 3).epochs == 3
