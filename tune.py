@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from search_spaces import nearest
 from tuner.settings import GROUPS, Settings, make
@@ -27,7 +29,17 @@ REPEATED: dict[str, dict[str, Any]] = {
     "method": {"nargs": "+"},
     "teacher": {"action": "append"},
 }
+METAVARS = {"set": "NAME=EXPR", "method": "NAME", "stages": "S-T,S-T"}
 LISTS = ("methods", "models", "datasets", "spaces", "samplers", "schedulers")
+
+
+def choices(field: FieldInfo) -> str:
+    """`asha|none` for a field of fixed words, "" for any other."""
+    words: list[str] = []
+    for part in (field.annotation, *get_args(field.annotation)):
+        if get_origin(part) is Literal:
+            words = list(get_args(part))
+    return "|".join(words)
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,7 +82,9 @@ def make_parser() -> Parser:
                 if field.default in (None, ()) or field.default is False or field.is_required()
                 else f" (default: {field.default})"
             )
-            shown: dict[str, Any] = {"metavar": "NAME=EXPR" if name == "set" else name.upper()}
+            shown: dict[str, Any] = {
+                "metavar": METAVARS.get(name) or choices(field) or name.upper()
+            }
             shown |= REPEATED.get(name, {})
             if field.annotation is bool:
                 shown = {"action": "store_true"}

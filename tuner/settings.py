@@ -71,11 +71,11 @@ class Settings(BaseModel):
     )
     search: Literal["auto", "tpe", "gp", "cmaes", "qmc", "nsga2", "random", "grid"] = Field(
         "auto",
-        description="how configurations are chosen: auto, tpe, gp, cmaes, qmc, nsga2, random or grid",
+        description="how configurations are chosen; --list samplers explains",
     )
     scheduler: Literal["auto", "asha", "hyperband", "median", "pbt", "none"] = Field(
         "auto",
-        description="which trials are stopped early: auto, asha, hyperband, median, pbt or none",
+        description="which trials are stopped early; --list schedulers explains",
     )
     space: str | None = Field(
         None, description="search space: a YAML file or a preset (default: the method's)"
