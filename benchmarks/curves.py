@@ -32,6 +32,7 @@ from typing import Any
 from search_spaces import Domain
 
 EPOCHS = 16
+GRACE = 8  # as plan.py has it for 16 epochs
 TOP = 90.0  # percent; the best that can be had
 GAP = 20.0  # points between the start and the end of a training
 RATE = 4.0
@@ -54,6 +55,8 @@ class World:
     n_dimensions: int
     crossing: bool
     seed: int
+    epochs = EPOCHS
+    grace = GRACE
 
     @property
     def space(self) -> dict[str, Domain]:

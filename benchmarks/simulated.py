@@ -10,10 +10,10 @@ import heapq
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tuner  # noqa: F401  sets Ray's environment, which Ray reads when it is imported
 
@@ -22,14 +22,44 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from benchmarks.curves import EPOCHS, World
+from benchmarks.curves import World
+from search_spaces import Domain
 from tuner import schedulers, strategies
 from tuner.cluster import running
 from tuner.samplers import METRIC, Config, SafeOptunaSearch
 from tuner.students import make_tuner, quiet
 
 TRIALS, MANY_TRIALS = 32, 128
-GRACE = 8  # as plan.py has it for 16 epochs
+
+
+class Landscape(Protocol):
+    """What is searched: made up (curves.py) or measured (truth.py); hashable."""
+
+    @property
+    def seed(self) -> int:
+        """Of the search."""
+
+    @property
+    def epochs(self) -> int:
+        """Of a student."""
+
+    @property
+    def grace(self) -> int:
+        """Epochs before a trial may be stopped, as plan.py has it for so many epochs."""
+
+    @property
+    def space(self) -> dict[str, Domain]:
+        """What is searched."""
+
+    @property
+    def published(self) -> dict[str, float]:
+        """The first trial."""
+
+    def loss(self, hyper: Mapping[str, Any]) -> float:
+        """Points below the best, at the end and without noise."""
+
+    def accuracy(self, hyper: Mapping[str, Any], number: int, epoch: int) -> float:
+        """What student `number` reports after `epoch`, as a share."""
 
 
 class Strategy(NamedTuple):
@@ -48,7 +78,7 @@ class Strategy(NamedTuple):
 class Case(NamedTuple):
     """One search."""
 
-    world: World
+    world: Landscape
     strategy: Strategy
     workers: int
 
@@ -74,7 +104,7 @@ def parts(case: Case) -> tuple[Searcher, TrialScheduler]:
     scheduler = strategies.scheduler_of(asked.scheduler, asked.n_trials)
 
     def complete(number: int, drawn: dict[str, Any]) -> Config:
-        return {"id": f"kd-{number:03d}", "number": number, "hyper": drawn, "epochs": EPOCHS}
+        return {"id": f"kd-{number:03d}", "number": number, "hyper": drawn, "epochs": world.epochs}
 
     searcher = SafeOptunaSearch(
         world.space,
@@ -85,14 +115,14 @@ def parts(case: Case) -> tuple[Searcher, TrialScheduler]:
         world.published,
         asked.n_trials,
     )
-    return searcher, schedulers.make(scheduler, EPOCHS, GRACE)
+    return searcher, schedulers.make(scheduler, world.epochs, world.grace)
 
 
-def report(world: World, config: Config, epoch: int) -> dict[str, Any]:
+def report(world: Landscape, config: Config, epoch: int) -> dict[str, Any]:
     """What a trial reports after an epoch."""
     accuracy = world.accuracy(config["hyper"], config["number"], epoch)
-    told = {METRIC: accuracy, "epoch": epoch, "ranked_epoch": epoch, "epochs": EPOCHS}
-    return {**told, "diverged": "", "failed": "", "done": epoch >= EPOCHS}
+    told = {METRIC: accuracy, "epoch": epoch, "ranked_epoch": epoch, "epochs": world.epochs}
+    return {**told, "diverged": "", "failed": "", "done": epoch >= world.epochs}
 
 
 def play(case: Case) -> list[Trained]:
@@ -119,7 +149,7 @@ def play(case: Case) -> list[Trained]:
 
 
 def step(
-    world: World, trial: Trained, identity: str, searcher: Searcher, scheduler: TrialScheduler
+    world: Landscape, trial: Trained, identity: str, searcher: Searcher, scheduler: TrialScheduler
 ) -> bool:
     """Train a trial one epoch and ask the scheduler; whether it has ended."""
     result = report(world, trial.config, len(trial.accuracies) + 1)
@@ -138,7 +168,7 @@ def step(
 def judge(case: Case) -> tuple[float, int]:
     """A search's regret, in points, and the epochs that it trained."""
     trials = play(case)
-    whole = [trial for trial in trials if len(trial.accuracies) == EPOCHS]
+    whole = [trial for trial in trials if len(trial.accuracies) == case.world.epochs]
     best = max(whole, key=lambda trial: trial.accuracies[-1])
     return case.world.loss(best.config["hyper"]), sum(len(t.accuracies) for t in trials)
 
@@ -146,7 +176,7 @@ def judge(case: Case) -> tuple[float, int]:
 class Simulated(tune.Trainable):
     """The trial as Ray sees it."""
 
-    def setup(self, config: Config, world: World | None = None) -> None:
+    def setup(self, config: Config, world: Landscape | None = None) -> None:
         """Before the first epoch."""
         assert world is not None
         self.world = world

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from search_spaces import nearest
 from trainables.data import pixels
 from trainables.data.decoding import STREAM_ABOVE, Decoded, Images, Labels, fits
 from trainables.data.sources import Source, usual
+from trainables.factory import named
 
 VAL_FRACTION = 0.1
 PARTS = ("train", "test")
@@ -30,21 +29,7 @@ PARTS = ("train", "test")
 
 def look_up(name: str) -> Callable[[Path, str], Any]:
     """The function that `package.module:factory` names; raises ValueError where there is none."""
-    module, _, attribute = name.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{name} must name a module that can be imported, got {error}") from None
-    factory = getattr(found, attribute, None)
-    if not callable(factory):
-        near = nearest(attribute, [key for key, value in vars(found).items() if callable(value)])
-        got = "none" if factory is None else f"a {type(factory).__name__}"
-        raise ValueError(f"{module} must have a factory {attribute!r}, got {got}{near}")
-    try:
-        inspect.signature(factory).bind(Path(), "train")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must take (root, part), got {error}") from None
-    return factory
+    return named(name, "(root, part)", Path(), "train")
 
 
 def describe(name: str, root: Path, size: int | None) -> Source:

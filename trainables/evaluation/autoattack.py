@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.splits import Split
-from trainables.data.views import to_float
 from trainables.evaluation.attacks import survives
-from trainables.evaluation.predictions import logits_of
+from trainables.evaluation.predictions import batches_of, logits_of
 from trainables.evaluation.threats import Threat
 from trainables.seeding import seed_of, seeded
 
@@ -55,9 +54,8 @@ def stands(
     )
     for targeted in (attack.apgd_targeted, attack.fab):
         targeted.n_target_classes = min(TARGETS, n_classes - 1)
-    after, left = before.clone(), before.nonzero()[:, 0]
-    for rows in left.split(BATCH) if len(left) else ():
-        images, labels = to_float(data.images[rows]).to(device), data.labels[rows].to(device)
+    after = before.clone()
+    for rows, images, labels in batches_of(data, before, BATCH, device):
         with seeded(seed, "autoattack"):
             found, _ = attack.run_standard_evaluation(images, labels, batch_size=BATCH)
         after[rows] = survives(model, found, labels).cpu()

@@ -42,6 +42,15 @@ def sample(data: Split, n: int, seed: int, purpose: str) -> Split:
     return Split(data.images[drawn], data.labels[drawn])
 
 
+def batches_of(
+    data: Split, chosen: Tensor, size: int, device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(rows, images in [0, 1], labels) of the `chosen` (N,) bool, `size` at a time, on the device but for the rows."""
+    left = chosen.nonzero()[:, 0]
+    for rows in left.split(size) if len(left) else ():
+        yield rows, to_float(data.images[rows]).to(device), data.labels[rows].to(device)
+
+
 @contextmanager
 def judged(model: nn.Module) -> Iterator[nn.Module]:
     """The network in eval mode, its weights out of every graph, autocast off; all put back afterwards."""

@@ -25,6 +25,7 @@ from trainables.evaluation.attacks import (
     survives,
     wrong_class,
 )
+from trainables.evaluation.predictions import batches_of
 from trainables.evaluation.quality import wilson
 from trainables.evaluation.threats import Threat
 from trainables.seeding import generator
@@ -135,9 +136,8 @@ def only_transferred(
 
     PGD on the other's margin, every step made whether it is fooled or not.
     """
-    fallen, left = 0, stands.nonzero()[:, 0]
-    for number, rows in enumerate(left.split(BATCH) if len(left) else ()):
-        images, labels = to_float(data.images[rows]).to(device), data.labels[rows].to(device)
+    fallen = 0
+    for number, (_, images, labels) in enumerate(batches_of(data, stands, BATCH, device)):
         draws = generator(seed, f"transfer {threat.name}", number)
         found = pgd(other, images, labels, threat, draws, steps=steps, stop_when_fooled=False)
         fallen += int((~survives(model, found, labels)).sum())

@@ -7,8 +7,6 @@ embedding and no feature maps, one that returns Outputs is taken as it is.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from search_spaces import nearest
 from trainables.contract import Outputs
+from trainables.factory import named
 
 # Heads beside the main one, which nobody would train; and torchvision's own first weights without its warning.
 TORCHVISION_OPTIONS = {
@@ -40,7 +39,7 @@ def look_up(name: str) -> Callable[..., nn.Module]:
         return _torchvision(rest)
     if source == "timm":
         return _timm(rest)
-    return _factory(source, rest)
+    return _factory(name)
 
 
 def build(*, name: str, n_classes: int, channels: int, size: int) -> nn.Module:
@@ -87,24 +86,9 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     return make
 
 
-def _factory(module: str, attribute: str) -> Callable[..., nn.Module]:
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f"{module}:{attribute} must name a module that can be imported, got {error}"
-        ) from None
-    factory = getattr(found, attribute, None)
-    if not callable(factory):
-        near = nearest(attribute, [key for key, value in vars(found).items() if callable(value)])
-        got = "none" if factory is None else f"a {type(factory).__name__}"
-        raise ValueError(f"{module} must have a factory {attribute!r}, got {got}{near}")
-    try:
-        inspect.signature(factory).bind(n_classes=10, channels=3, size=32)
-    except (TypeError, ValueError) as error:  # other arguments; a builtin that shows none
-        raise ValueError(
-            f"{module}:{attribute} must take n_classes, channels and size, got {error}"
-        ) from None
+def _factory(name: str) -> Callable[..., nn.Module]:
+    shape = {"n_classes": 10, "channels": 3, "size": 32}
+    factory = named(name, "n_classes, channels and size", **shape)
 
     def make(*, n_classes: int, channels: int, size: int) -> nn.Module:
         network = factory(n_classes=n_classes, channels=channels, size=size)
