@@ -133,7 +133,9 @@ def main() -> None:
         train(dataset, given.data_root.resolve(), given.out.resolve(), recipe, given.seeds)
     header = ["dataset", "method", "test", "minus vanilla", "published", "minus vanilla, published"]
     lines = [row for dataset in DATASETS for row in rows(given.out, dataset)]
-    told = machine(["torch"], before)
+    epochs = sorted({(r["dataset"], r["epochs"]) for r in results(given.out) if r["seed"]})
+    said = ", ".join(f"{n} on {dataset}" for dataset, n in epochs)
+    told = f"Epochs of a student: {said}. {machine(['torch'], before)}"
     publish("published", f"{table(header, lines)}\n\n{told}", write=given.write)
 
 
