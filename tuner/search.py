@@ -46,6 +46,8 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
     planned.folder.mkdir(parents=True)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
     places["data_root"] = planned.data_root
+    if planned.batch:
+        places["max_concurrent"] = planned.batch  # whatever fits where it is resumed
     if settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
     places["dataset"] = sources.absolute(settings.dataset)
@@ -187,7 +189,8 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
 def _start_probe(planned: Plan, facts: Facts) -> Any:
     """In which numbers the student is fastest, found out beside the teacher's training."""
     s = planned.settings
-    forced = {"auto": None, "bfloat16": True, "channels_last": True}
+    # what a clock chooses may be another thing when the search is repeated
+    forced = {"auto": False if s.batch_mode else None, "bfloat16": True, "channels_last": True}
     return _submit(
         planned,
         probed,
