@@ -18,7 +18,7 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, report, students, teaching, verdict
+from tuner import cluster, confirm, ingredients, plan, report, students, teaching, verdict
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -139,6 +139,7 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                 journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
                 board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
                 task = _task(planned, facts, teacher, precision)
+                journal.write("task", **ingredients.record(planned, task))
                 status = _search_and_confirm(planned, task, journal, board)
         except Interrupted as interrupted:
             board.end()
