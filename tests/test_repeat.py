@@ -175,7 +175,7 @@ def test_every_part_of_a_task_is_recorded() -> None:
 
 
 def test_the_tag_of_a_run() -> None:
-    """What all share and the student's own, without the journal's words; none where it would not fit or is not known."""
+    """What all share and the student's own, without the journal's words; none where that is too long or unknown."""
     task = {"event": "task", "time": 1.0, "precision": {"bfloat16": False}}
     student = {"event": "student", "time": 2.0, "id": "kd-000", "hyper": {"alpha": 0.1}}
     text = replay_tag(task, student)["kd.replay"]
