@@ -27,21 +27,33 @@ from tuner.settings import make
 from tuner.tracking import replay_tag
 
 SMALL = (
-    *("--method", "kd", "--trials", "8", "--epochs", "4", "--scheduler", "asha"),
+    *("--method", "kd", "--epochs", "4", "--scheduler", "asha", "--set", "alpha=0.9"),
     *("--confirm-top", "1", "--confirm-seeds", "2", "--evaluate", "none"),
 )
-BATCHES = ("--batch-mode", "--max-concurrent", "2")
+# a learning rate with which nothing is learnt, so that some trials are surely stopped
+BATCHES = (
+    *("--batch-mode", "--max-concurrent", "2", "--trials", "8"),
+    *("--set", "temperature=loguniform(1,20)", "--set", "lr=choice(0.05,0.000001)"),
+)
+FREE = (
+    "--search",
+    "grid",
+    "--set",
+    "temperature=grid(4,8)",
+    "--set",
+    "lr=grid(0.05,0.04,0.000001)",
+)
 FIRST = {"train/ce": 0.5, "val/accuracy": 0.75, "val/loss": math.nan, "train/kd": math.inf}
 
 
 class Runs(NamedTuple):
-    """Three small searches in one folder: two in batches, on all cores and on one, and one without."""
+    """Three small searches in one folder: two in batches, on all cores and on one, and an asynchronous one."""
 
     out: Path
     told: dict[str, Story]
 
     def run_of(self, student: str) -> str:
-        """The MLflow run of a student of the search without batches."""
+        """The MLflow run of a student of the asynchronous search."""
         known = json.loads((self.out / "free" / "tracking.json").read_text())["runs"]
         return str(known[student])
 
@@ -54,7 +66,7 @@ class Runs(NamedTuple):
 def runs(tmp_path_factory: pytest.TempPathFactory, tune: Callable[..., Command]) -> Runs:
     out = tmp_path_factory.mktemp("repeated")
     found = {}
-    for name, flags, cores in (("all", BATCHES, None), ("alone", BATCHES, 1), ("free", (), None)):
+    for name, flags, cores in (("all", BATCHES, None), ("alone", BATCHES, 1), ("free", FREE, None)):
         command = on_cores(cores, tune, *SMALL, *flags, "--out", out, "--name", name)
         assert command.status == 0, command.err
         found[name] = story(out / name)
