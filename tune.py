@@ -100,6 +100,11 @@ def make_parser() -> Parser:
     )
     other.add_argument("--resume", metavar="NAME", help="go on with an interrupted search")
     other.add_argument(
+        "--replay",
+        metavar="RUN_ID",
+        help="train the student of an MLflow run again, and say whether it is the same",
+    )
+    other.add_argument(
         "--overwrite", action="store_true", help="delete the search of that --name first"
     )
     return parser
@@ -131,6 +136,10 @@ def run(given: dict[str, Any]) -> int:
     """Plan, search or go on, as the flags say; the exit status. Raises ValueError for bad input."""
     from tuner import league, search
 
+    if "replay" in given:
+        from tuner import replaying
+
+        return replaying.run(given.pop("replay"), given)
     resume = given.pop("resume", None)
     if resume:
         known = league.is_one(resume, given)

@@ -21,6 +21,7 @@ OWNERS = {  # foreign system -> the files that may import it
     "mlflow": {"tuner/tracking.py"},
     "ray": {
         "trainables/trainable.py",
+        "tuner/batches.py",
         "tuner/cluster.py",
         "tuner/population.py",
         "tuner/recorder.py",

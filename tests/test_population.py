@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import signal
 import time
@@ -17,6 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces import Domain, parse
 from tests.conftest import Command, start
+from tune import main
 from tuner.journal import Story, Student, story
 from tuner.population import (
     Change,
@@ -308,22 +310,40 @@ def summary(told: Story) -> dict[str, object]:
     }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tune: Callable[..., Command]) -> Path:
+    """The folder of a population that nobody disturbed."""
+    out = tmp_path_factory.mktemp("population")
+    command = tune(*POPULATION, "--out", out, "--name", "whole")
+    assert command.status == 0, command.err
+    return out / "whole"
+
+
 def test_a_killed_population_goes_on_as_if_nobody_had_killed_it(
-    tmp_path: Path, tune: Callable[..., Command]
+    whole: Path, tune: Callable[..., Command]
 ) -> None:
     """kill -9 in mid-search, after the first change; every student's setting, changes and accuracies are the same."""
-    whole = tune(*POPULATION, "--out", tmp_path, "--name", "whole")
-    assert whole.status == 0, whole.err
-    process = start(*POPULATION, "--out", tmp_path, "--name", "broken")
-    journal = tmp_path / "broken" / "events.jsonl"
+    out = whole.parent
+    process = start(*POPULATION, "--out", out, "--name", "broken")
+    journal = out / "broken" / "events.jsonl"
     while process.poll() is None and not (
         journal.exists() and b'"event":"changed"' in journal.read_bytes()
     ):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    resumed = tune("--resume", "broken", "--out", tmp_path)
+    resumed = tune("--resume", "broken", "--out", out)
     assert resumed.status == 0, resumed.err
-    told = story(tmp_path / "broken")
-    assert summary(told) == summary(story(tmp_path / "whole"))
+    told = story(out / "broken")
+    assert summary(told) == summary(story(whole))
     assert any(student.changes for student in told.students.values())
+
+
+def test_a_changed_student_is_trained_again_from_its_run(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own epochs up to the change, the source's, and its own after it: all as MLflow has them."""
+    changed = [s.id for s in story(whole).students.values() if s.changes][-1]
+    run_id = json.loads((whole / "tracking.json").read_text())["runs"][changed]
+    assert main(["--replay", run_id, "--out", str(whole.parent)]) == 0
+    assert capsys.readouterr().out.count("equal in") == 4

@@ -164,6 +164,14 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def alone(task: Task, config: dict[str, Any]) -> Trial:
+    """A trial in this process, without Ray around it: each `step` trains and measures one epoch."""
+    trial = Trial.__new__(Trial)
+    trial.workplace = Workplace(task)
+    trial.reset_config(config)
+    return trial
+
+
 class Trial(tune.Trainable):
     """Reports val/accuracy after every epoch; a diverged student ends itself and says so."""
 

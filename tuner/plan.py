@@ -165,6 +165,13 @@ class Plan:
         return min(self.settings.max_concurrent or fit, fit)
 
     @property
+    def batch(self) -> int:
+        """Trials of a batch, however many fit at once; 0 without batches, and for a population, which is one."""
+        if not self.settings.batch_mode or self.scheduler == "pbt":
+            return 0
+        return self.settings.max_concurrent or self.slots
+
+    @property
     def stages(self) -> Stages:
         """Which feature maps are compared, where the user said so."""
         return parse_stages(self.settings.stages) if self.settings.stages else BY_RULE

@@ -62,7 +62,8 @@ def plan_table(planned: Plan) -> Group:
         "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
         "evaluation": f"{s.evaluate}, of what is compared on the test set",
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
-        f"({available_cpus()} CPUs here)",
+        f"({available_cpus()} CPUs here)"
+        + (f", in batches of {planned.batch}" if planned.batch else ""),
         "time": _time(planned, least, most),
         "disk": f"about {2 * (planned.n_trials + n_confirm) * 0.12 + 5:.0f} MB for a student of 16,000 parameters",
         "tracking": redacted(planned.tracking_uri),

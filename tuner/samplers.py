@@ -149,17 +149,20 @@ class SafeOptunaSearch(OptunaSearch):
         """Optuna's study, which Ray's constructor makes."""
         return cast(optuna.Study, self._ot_study)
 
+    @property
+    def coming(self) -> int | None:
+        """The number of the trial that is handed out next, or None."""
+        if self.waiting:
+            return int(self.waiting[0]["number"])
+        return self.number if self.number < self.n_trials else None
+
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
-        if self.waiting:
-            config = self.waiting.pop(0)
-            self._ot_trials[trial_id] = config.pop("study_trial")
-            return config
-        if self.number >= self.n_trials:
+        if self.coming is None:
             return Searcher.FINISHED
-        number, self.number = self.number, self.number + 1
-        self._ot_trials[trial_id] = self._ask(number)
-        return self.complete_config(number, dict(self._ot_trials[trial_id].params))
+        config = self.waiting.pop(0) if self.waiting else self._drawn()
+        self._ot_trials[trial_id] = config.pop("study_trial")
+        return config
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: values are told at the end, so that a retried epoch cannot be told twice."""
@@ -180,16 +183,35 @@ class SafeOptunaSearch(OptunaSearch):
         handed out again first.
         """
         for config, result, error in past:
-            hyper = config["hyper"]
-            trial = self._ask(config["number"], {k: hyper[k] for k in self.space if k in hyper})
-            self.number = config["number"] + 1
-            if result is None and not error:
-                self.waiting.append({**config, "study_trial": trial})
-            else:
-                self._tell(trial, result, error=error)
+            ended = result is not None or error
+            trial_id = self.recall(config, ended=ended)
+            if ended:
+                self.on_trial_complete(trial_id, result, error)
+
+    def recall(self, config: Config, *, ended: bool) -> str:
+        """Ask for a past trial's values again; the id under which one that has ended is told of, others are handed out.
+
+        A trial that had been drawn before it and never begun is drawn again, the same.
+        """
+        while self.number < config["number"]:
+            self.waiting.append(self._drawn())
+        hyper, trial_id = config["hyper"], f"past-{config['number']}"
+        trial = self._ask(config["number"], {k: hyper[k] for k in self.space if k in hyper})
+        self.number = config["number"] + 1
+        if ended:
+            self._ot_trials[trial_id] = trial
+        else:
+            self.waiting.append({**config, "study_trial": trial})
+        return trial_id
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: a resumed search is told its past by the journal."""
+
+    def _drawn(self) -> Config:
+        """A new trial's config, with the study's trial in it."""
+        number, self.number = self.number, self.number + 1
+        trial = self._ask(number)
+        return {**self.complete_config(number, dict(trial.params)), "study_trial": trial}
 
     def _ask(self, number: int, known: dict[str, Any] | None = None) -> optuna.Trial:
         """A new trial in the study: of known values, of the first trial's, or of the sampler's."""
@@ -269,6 +291,11 @@ class Listed(Searcher):
     def __init__(self, configs: Iterable[Config]) -> None:
         super().__init__(metric=METRIC, mode="max")
         self.configs = list(configs)
+
+    @property
+    def coming(self) -> int | None:
+        """The number of the trial that is handed out next, or None."""
+        return int(self.configs[0]["number"]) if self.configs else None
 
     def suggest(self, trial_id: str) -> Any:
         """The next config, or FINISHED."""

@@ -67,6 +67,10 @@ class ById:
         """Record a report that may be ranked; CONTINUE or STOP."""
         raise NotImplementedError
 
+    def may_stop(self, identity: str, number: int, result: dict[str, Any]) -> bool:
+        """Whether `decide` could say STOP to a report that may be ranked, whatever the others have reported."""
+        raise NotImplementedError
+
 
 class SafeASHA(ById, ASHAScheduler):
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934) on the validation accuracy.
@@ -91,15 +95,24 @@ class SafeASHA(ById, ASHAScheduler):
         """Record a report at the rung it has passed; STOP below the rung's median."""
         bracket = self._brackets[bracket_of(number, len(self._brackets))]
         place = place_of(result, self._max_t)
-        due = [
-            recorded
-            for milestone, recorded in bracket._rungs
-            if place >= milestone and identity not in recorded
-        ]
+        due = self._due(identity, number, place)
         few = bool(due) and len(due[0]) < FIRST_ARRIVALS
         student: Any = Known(identity)
         action = bracket.on_result(student, place, result[METRIC])  # type: ignore[arg-type]
         return TrialScheduler.CONTINUE if few or number == 0 else action
+
+    def may_stop(self, identity: str, number: int, result: dict[str, Any]) -> bool:
+        """Where the trial stands at a rung that it has not been recorded at."""
+        return number > 0 and bool(self._due(identity, number, place_of(result, self._max_t)))
+
+    def _due(self, identity: str, number: int, place: float) -> list[dict[str, float]]:
+        """The rungs that a trial has passed and not been recorded at, highest first."""
+        bracket = self._brackets[bracket_of(number, len(self._brackets))]
+        return [
+            recorded
+            for milestone, recorded in bracket._rungs
+            if place >= milestone and identity not in recorded
+        ]
 
 
 class SafeMedian(ById, FIFOScheduler):
@@ -128,6 +141,10 @@ class SafeMedian(ById, FIFOScheduler):
         ]
         behind = len(means) >= FEWEST_OTHERS and max(own.values()) < median(means)
         return TrialScheduler.STOP if behind else TrialScheduler.CONTINUE
+
+    def may_stop(self, identity: str, number: int, result: dict[str, Any]) -> bool:
+        """From the grace epoch on."""
+        return number > 0 and place_of(result, self.epochs) >= self.grace
 
 
 class Known(NamedTuple):

@@ -18,7 +18,7 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, report, students, teaching, verdict
+from tuner import cluster, confirm, ingredients, plan, report, students, teaching, verdict
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -46,6 +46,8 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
     planned.folder.mkdir(parents=True)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
     places["data_root"] = planned.data_root
+    if planned.batch:
+        places["max_concurrent"] = planned.batch  # whatever fits where it is resumed
     if settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
     places["dataset"] = sources.absolute(settings.dataset)
@@ -137,6 +139,7 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                 journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
                 board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
                 task = _task(planned, facts, teacher, precision)
+                journal.write("task", **ingredients.record(planned, task))
                 status = _search_and_confirm(planned, task, journal, board)
         except Interrupted as interrupted:
             board.end()
@@ -187,7 +190,8 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
 def _start_probe(planned: Plan, facts: Facts) -> Any:
     """In which numbers the student is fastest, found out beside the teacher's training."""
     s = planned.settings
-    forced = {"auto": None, "bfloat16": True, "channels_last": True}
+    # what a clock chooses may be another thing when the search is repeated
+    forced = {"auto": False if s.batch_mode else None, "bfloat16": True, "channels_last": True}
     return _submit(
         planned,
         probed,

@@ -85,6 +85,11 @@ class Settings(BaseModel):
         description="fix or search one hyperparameter: temperature=4, alpha=uniform(0,1), lr=loguniform(1e-3,1)",
     )
     seed: int = Field(0, ge=0, description="of everything drawn at random")
+    batch_mode: bool = Field(
+        False,
+        description="repeat exactly on any number of slots: trials go in batches of --max-concurrent, students are "
+        "trained in float32 unless told",
+    )
 
     batch_size: int = Field(64, ge=1, description="images a step")
     lr: float | None = Field(
@@ -196,7 +201,7 @@ GROUPS = {
         *("method", "dataset", "data_root", "subset", "val_fraction", "image_size"),
         *("teacher", "student", "teacher_epochs", "trust_pickle", "stages"),
     ),
-    "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed"),
+    "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed", "batch_mode"),
     "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds", "evaluate"),
     "the machine": (

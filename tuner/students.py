@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial
 from tuner import schedulers
+from tuner.batches import InBatches, InLockstep
 from tuner.journal import Journal, Student
 from tuner.plan import Plan
 from tuner.population import Change, Member, Population, ranked_accuracy
@@ -79,21 +80,25 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
     if planned.search == "grid" or not planned.searched:
         cells = planned.grid if planned.search == "grid" else [planned.published]
         configs = [trial_config(planned, number, cell) for number, cell in enumerate(cells)]
-        searcher = Listed(unfinished(planned, configs, past))
+        waiting = [s.id for s in past if _waits(s, scheduler)]
+        searcher = Listed(unfinished(planned, configs, past, waiting))
+        if planned.batch:
+            searcher = InBatches(searcher, planned.batch)
     else:
         first = {n: v for n, v in planned.published.items() if n in planned.searched}
         optuna_search = SafeOptunaSearch(
             planned.searched,
             planned.search,
-            planned.slots,
+            planned.batch or planned.slots,
             planned.settings.seed,
             lambda number, drawn: trial_config(planned, number, {**drawn, **planned.fixed}),
             first if all(value is not None for value in first.values()) else {},
             planned.n_trials,
             planned.known,
         )
-        optuna_search.replay([_as_past(planned, student, scheduler) for student in past])
-        searcher = optuna_search
+        made = InBatches(optuna_search, planned.batch) if planned.batch else optuna_search
+        made.replay([_as_past(planned, student, scheduler) for student in past])
+        searcher = made
     left = planned.n_trials - len([s for s in past if _ended(s)])
     if left:
         after = planned.n_confirmed * planned.recipe.epochs
@@ -141,10 +146,10 @@ def make_tuner(
 ) -> tune.Tuner:
     """Ray's Tuner as every search uses it; checkpoints go to `folder`/checkpoints.
 
-    A population is handed out whole, `slots` of it at a time by Ray's own resources: who waits for a turn is alive, and
-    would count for a limit.
+    A population is handed out whole, and so is a batch, `slots` of it at a time by Ray's own resources: who waits for a
+    turn is alive, and would count for a limit.
     """
-    waits = isinstance(scheduler, Population)
+    waits = isinstance(scheduler, Population) or isinstance(searcher, InBatches)
     return tune.Tuner(
         trainable,
         tune_config=TuneConfig(
@@ -203,11 +208,20 @@ def student_config(
     }
 
 
-def unfinished(planned: Plan, configs: Sequence[Config], past: Sequence[Student]) -> list[Config]:
-    """The configs of students that have not ended, to be gone on with from their newest checkpoint."""
+def unfinished(
+    planned: Plan,
+    configs: Sequence[Config],
+    past: Sequence[Student],
+    waiting: Collection[str] = (),
+) -> list[Config]:
+    """The configs of students that have not ended, to be gone on with from their newest checkpoint.
+
+    Those of `waiting` train their last epoch again.
+    """
     known = {student.id: student for student in past}
+    again = {student.id: len(student.history) for student in past if student.id in waiting}
     return [
-        with_checkpoint(planned, config)
+        with_checkpoint(planned, config, before=again.get(config["id"]))
         for config in configs
         if config["id"] not in known or not _ended(known[config["id"]])
     ]
@@ -268,12 +282,15 @@ def _scheduler(planned: Plan, journal: Journal, board: Board) -> TrialScheduler:
     if planned.scheduler == "pbt":
         return _population(planned, journal, board)
     scheduler = schedulers.make(planned.scheduler, planned.recipe.epochs, planned.grace)
-    if isinstance(scheduler, schedulers.ById):
-        _catch_up(scheduler, journal, board)
+    if not isinstance(scheduler, schedulers.ById):
+        return scheduler
+    if planned.batch:
+        scheduler = InLockstep(scheduler, planned.batch, planned.n_trials)
+    _catch_up(scheduler, journal, board)
     return scheduler
 
 
-def _catch_up(scheduler: schedulers.ById, journal: Journal, board: Board) -> None:
+def _catch_up(scheduler: schedulers.ById | InLockstep, journal: Journal, board: Board) -> None:
     """Tell the scheduler what was reported before, and end those that were to be stopped just then."""
     results = {s.id: _as_results(s) for s in board.story.of_kind("search")}
     reports = [
@@ -281,7 +298,12 @@ def _catch_up(scheduler: schedulers.ById, journal: Journal, board: Board) -> Non
         for identity, epoch in board.story.reports
         if identity in results
     ]
-    for identity in scheduler.replay(reports):
+    if isinstance(scheduler, InLockstep):
+        ended = [s.number for s in board.story.of_kind("search") if _ended(s)]
+        stopped = scheduler.replay(reports, ended)
+    else:
+        stopped = scheduler.replay(reports)
+    for identity in sorted(stopped):
         if not _ended(board.story.students[identity]):
             board.take(journal.write("end", id=identity, status="stopped", sync=True))
 
@@ -336,11 +358,17 @@ def _as_past(
 ) -> tuple[Config, dict[str, Any] | None, bool]:
     config = trial_config(planned, student.number, student.hyper)
     if not _ended(student):
-        epoch = len(student.history)
-        waits = isinstance(scheduler, Population) and scheduler.waits_at(epoch)
-        return with_checkpoint(planned, config, before=epoch if waits else None), None, False
+        before = len(student.history) if _waits(student, scheduler) else None
+        return with_checkpoint(planned, config, before), None, False
     results = _as_results(student)
     return config, results[-1] if results else None, student.status == "failed"
+
+
+def _waits(student: Student, scheduler: TrialScheduler) -> bool:
+    """Whether an unfinished student waits for others where it stands."""
+    if isinstance(scheduler, Population):
+        return scheduler.waits_at(len(student.history))
+    return isinstance(scheduler, InLockstep) and scheduler.lockstep.waits(student.number)
 
 
 def _as_results(student: Student) -> list[dict[str, Any]]:

@@ -36,6 +36,9 @@ POLL = 0.5  # seconds
 # What torch.export raises for a network that it cannot follow, and a folder that is gone; a server's are others.
 EXPORT_ERRORS = (RuntimeError, TypeError, AttributeError, FileNotFoundError)
 MAX_METRICS = 1000  # of one log_batch
+REPLAY = "kd.replay"  # the tag that holds what a student was made of
+CHANGE = "kd.change."  # and those of a population's changes, by epoch
+MAX_TAG = 5000  # characters; older servers take no more
 
 
 class Mirror:
@@ -131,6 +134,7 @@ class Delivery:
         self.state_path = folder / STATE
         self.state = State.load(self.state_path)
         self.search: Event = {}
+        self.task: Event = {}
 
     def deliver(self) -> bool:
         """Bring MLflow up to the journal's end; whether there was anything new."""
@@ -163,8 +167,14 @@ class Delivery:
             self._start_search(event)
         elif kind == "resumed":
             self._run("", self._search_event()["name"], event["time"], {})
+        elif kind == "task":
+            self.task = event
         elif kind == "student":
             self._start_student(event)
+        elif kind == "changed":
+            told = {"from": event["from"], "hyper": event["hyper"]}
+            name = f"{CHANGE}{event['epoch']:05d}"
+            self.client.set_tag(self.state.runs[event["id"]], name, json.dumps(told))
         elif kind == "end":
             self.client.set_tag(self.state.runs[event["id"]], "kd.status", event["status"])
             if event.get("reason"):
@@ -203,6 +213,7 @@ class Delivery:
             "kd.method": event["method"],
             "kd.student": event["id"],
             "kd.status": "running",
+            **replay_tag(self._task_event(), event),
         }
         run_id = self._run(event["id"], event["label"], event["time"], tags)
         hyper = {k: v for k, v in event["hyper"].items() if v is not None}
@@ -246,6 +257,13 @@ class Delivery:
         if not self.search:
             self.search = next(e for e, _ in read(self.folder / FILE) if e["event"] == "search")
         return self.search
+
+    def _task_event(self) -> Event:
+        """What all students share, as the journal tells it, by now; empty before it is known."""
+        if not self.task:
+            events = [e for e, _ in read(self.folder / FILE) if e["event"] == "task"]
+            self.task = events[-1] if events else {}
+        return self.task
 
     def _terminate(self, key: str, status: str) -> None:
         self.client.set_terminated(self.state.runs[key], status)
@@ -385,6 +403,33 @@ class Delivery:
         self.client.set_registered_model_alias(name, "champion", version)
 
 
+def replay_tag(task: Event, student: Event) -> dict[str, str]:
+    """The tag that holds all it takes to train a student again; none where that is not known or too long."""
+    if not task:
+        return {}
+    config = {k: v for k, v in student.items() if k not in ("event", "time")}
+    shared = {k: v for k, v in task.items() if k not in ("event", "time")}
+    text = json.dumps({**shared, "config": config})
+    return {REPLAY: text} if len(text) <= MAX_TAG else {}
+
+
+def reading(uri: str) -> Any:
+    """mlflow, quiet, for a few questions to the store at `uri`."""
+    quiet = {"DISABLE_TELEMETRY": "true", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    for name, value in {**quiet, "HTTP_REQUEST_MAX_RETRIES": "1"}.items():
+        os.environ.setdefault(f"MLFLOW_{name}", value)
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    return mlflow
+
+
+def in_short(error: Exception) -> str:
+    """What a server said, in one line."""
+    return " ".join(str(error).split())[:300]
+
+
 def requirements(networks: list[str]) -> list[str]:
     """What has to be installed where a model made of `networks` is loaded."""
     from importlib.metadata import version
@@ -404,16 +449,11 @@ def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
     database = tracking_uri.removeprefix("sqlite:///")
     if database != tracking_uri and not Path(database).exists():
         raise ValueError(f"--teacher must be in MLflow's registry, got {uri}: no {database} yet")
-    quiet = {"DISABLE_TELEMETRY": "true", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    for name, value in {**quiet, "HTTP_REQUEST_MAX_RETRIES": "1"}.items():
-        os.environ.setdefault(f"MLFLOW_{name}", value)
-    import mlflow
+    mlflow = reading(tracking_uri)
     from mlflow.exceptions import MlflowException
 
-    logging.getLogger("alembic").setLevel(logging.ERROR)
     name, at, alias = uri.removeprefix("models:/").partition("@")
     try:
-        mlflow.set_tracking_uri(tracking_uri)
         client = mlflow.MlflowClient()
         if at:
             version = client.get_model_version_by_alias(name, alias).version
@@ -423,8 +463,9 @@ def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
         folder = root / slug(f"{name}-{version}")
         mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder))
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"--teacher must be in MLflow's registry, got {uri}: {reason}") from None
+        raise ValueError(
+            f"--teacher must be in MLflow's registry, got {uri}: {in_short(error)}"
+        ) from None
     return folder
 
 
