@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from torch import Tensor, nn
 
 import tune
 from search_spaces import Domain
+from tests.conftest import Command
+from tests.test_training import config as trial_config
+from tests.test_training import place, played, same, task
+from tests.test_training import trial as worker_of
+from trainables.evaluation.suite import evaluate
+from trainables.evaluation.threats import linf
+from trainables.measuring import MEASURES, NOTHING, Asked, measure
+from trainables.models.facts import table
+from trainables.trainable import Workplace
 from tuner import confirm, plan, sizes, standing, students, unmet
-from tuner.journal import Story, Student
+from tuner.journal import Story, Student, story
 from tuner.objectives import KNOWN, USUAL, Constraint, Goals, goals, in_words, parse
 from tuner.plan import Plan
 from tuner.samplers import METRIC, Config, SafeOptunaSearch
 from tuner.settings import make
 from tuner.strategies import FOR_SEVERAL, SEARCHES
 
+__all__ = ["place", "task"]  # fixtures
 KD = ("--method", "kd")
 SPACE = {"temperature": Domain("loguniform", 1, 20), "alpha": Domain("uniform", 0, 1)}
 TWO = goals(("val/accuracy", "val/ece"), ())
@@ -160,8 +175,6 @@ def test_plan_says_what_is_searched_for(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_sizes_known_before_are_those_of_the_table() -> None:
     """Against facts.json; a method that deploys an adapter leaves more than its student."""
-    from trainables.models.facts import table
-
     names = ("n_parameters", "multiply_adds")
     asked = {"objective": names, "set": ["student=choice(convnet4,convnet8)"]}
     known = sizes.known(planned(**asked), {"student": "convnet8"})
@@ -331,3 +344,138 @@ def test_values_as_tables_show_them() -> None:
     assert {name: KNOWN[name].shown(value) for name, value in values.items()} == shown
     assert KNOWN["val/ece"].shown(None) == KNOWN["val/ece"].shown(math.nan) == ""
     assert USUAL.usual and not BOTH.usual
+
+
+@pytest.fixture(scope="module")
+def measured(place: Callable[[str], Workplace]) -> Workplace:
+    """A workplace whose trials measure all that there is to measure."""
+    asked = Asked(tuple(MEASURES), epsilon=0.1, seed=0)
+    return Workplace(replace(place("cckd_t_reg").task, asked=asked))
+
+
+def test_a_trial_measures_after_its_last_epoch_alone(measured: Workplace, tmp_path: Path) -> None:
+    """The share of samples used is the mean over epochs; a worker that goes on from a checkpoint tells the same."""
+    config = trial_config("cckd_t_reg", regulation=0.3)
+    worker = worker_of(measured, config)
+    told = played(worker, 3)
+    worker.save_checkpoint(str(tmp_path))
+    told += played(worker, 1)
+    extra = {"val/ece", "robust/worst", "latency_ms", "samples_used", "flags/count"}
+    assert not extra & {name for one in told[:3] for name in one} and extra <= set(told[3])
+    used = [one["train/samples_used"] for one in told]
+    assert told[3]["samples_used"] == pytest.approx(sum(used) / 4)
+    (again,) = played(worker_of(measured, {**config, "restore_from": str(tmp_path)}), 1)
+    assert {**again, "latency_ms": 0} == {**told[3], "latency_ms": 0}
+
+
+def test_measuring_changes_nothing(measured: Workplace) -> None:
+    """Accuracy, loss and state of the last epoch, against a worker that measures nothing."""
+    config = trial_config("cckd_t_reg")
+    plain = Workplace(replace(measured.task, asked=NOTHING))
+    one, other = worker_of(measured, config), worker_of(plain, config)
+    last, bare = played(one, 4)[-1], played(other, 4)[-1]
+    assert {name: last[name] for name in bare} == bare
+    assert same(one.run.state(), other.run.state())
+
+
+def test_robustness_is_the_suites_and_nothing_where_gradients_are_masked(
+    measured: Workplace,
+) -> None:
+    """Against `evaluate` in the quick tier; logits times 10^4 saturate, so that gradients vanish."""
+    model = measured.build("convnet4")
+    asked = Asked(("robust/worst",), epsilon=0.02, seed=0)
+    found = measure(asked, model, measured.val, "cpu")
+    suite = evaluate(model, measured.val, "quick", linf(0.02), seed=0)
+    name = "robust/linf_0.02/worst"
+    assert (found[name], found["flags/count"]) == (suite[name], suite["flags/count"])
+    saturated = measure(asked, Louder(model), measured.val, "cpu")
+    assert saturated["flags/zero_gradients"] == 1 and saturated["robust/worst"] == 0
+
+
+class Louder(nn.Module):
+    """The network with its logits times 10^4."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).logits * 1e4
+
+
+def test_a_student_that_is_too_large_is_not_trained(measured: Workplace) -> None:
+    """One report, no epoch, nothing built and nothing saved."""
+    config = {**trial_config("kd"), "infeasible": "too large", "known": {"n_parameters": 9.0}}
+    worker = worker_of(measured, config)
+    (told,) = played(worker, 1)
+    assert (told["infeasible"], told["epoch"], told["done"]) == ("too large", 0, True)
+    assert told["n_parameters"] == 9.0 and worker.student is None
+
+
+class Done(NamedTuple):
+    """A finished search for a front."""
+
+    folder: Path
+    command: Command
+    told: Story
+
+
+BOUNDS = ("--constraint", "n_parameters < 20000", "--constraint", "val/ece < 0.9")
+FRONT = (
+    *("--method", "kd", "--trials", "8", "--epochs", "3", "--search", "random"),
+    *("--set", "student=choice(convnet4,convnet8,convnet16)"),
+    *("--objective", "val/accuracy", "--objective", "n_parameters", *BOUNDS),
+    *("--confirm-top", "1", "--confirm-seeds", "2", "--evaluate", "none"),
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tune: Callable[..., Command]) -> Done:
+    out = tmp_path_factory.mktemp("runs")
+    command = tune(*FRONT, "--out", out, "--name", "front")
+    assert command.status == 0, command.err
+    return Done(out / "front", command, story(out / "front"))
+
+
+def test_the_journal_has_what_was_asked(done: Done) -> None:
+    """Sizes by student, calibration after the last epoch; the largest student is infeasible and was not trained."""
+    size = {"convnet4": 1854, "convnet8": 6866}
+    trials = done.told.of_kind("search")
+    assert {s.status for s in trials} == {"finished", "infeasible"}
+    for one in trials:
+        student = one.hyper["student"]
+        assert (one.status == "infeasible") == (student == "convnet16")
+        assert (len(one.history) == 0) == (student == "convnet16")
+        if one.history:
+            assert one.history[-1]["n_parameters"] == size[student]
+            assert ["val/ece" in metrics for metrics in one.history] == [False, False, True]
+
+
+def test_the_front_is_in_report_picture_terminal_and_mlflow(done: Done) -> None:
+    """Against the journal, by brute force: who has both higher accuracy and no more parameters."""
+    trials = [s for s in done.told.of_kind("search") if s.complete]
+    spots = {s.id: (s.accuracy, -s.history[-1]["n_parameters"]) for s in trials}
+    front = [
+        name
+        for name, (a, p) in spots.items()
+        if not any(b >= a and q >= p and (b, q) != (a, p) for b, q in spots.values())
+    ]
+    line = f"Pareto front: {', '.join(front)}, of {len(trials)} trials"
+    for page in ("report.md", "report.html"):
+        assert line in (done.folder / page).read_text()
+    assert line in done.command.out
+    picture = done.folder / "figures" / "front-val_accuracy-n_parameters.png"
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    with sqlite3.connect(done.folder.parent / "mlflow.db") as connection:
+        sql = (
+            "select k.value from tags k join tags t on k.run_uuid = t.run_uuid "
+            "where k.key = 'kd.key' and t.key = 'kd.pareto' and t.value = 'true'"
+        )
+        assert sorted(connection.execute(sql).fetchall()) == [(name,) for name in sorted(front)]
+
+
+def test_the_winner_keeps_the_constraints(done: Done) -> None:
+    """The largest student is never chosen, and the report says that the bounds hold over the seeds."""
+    answer = done.told.results["answer"]
+    assert answer["hyper"]["student"] != "convnet16"
+    assert "keeps the constraints on the mean over the seeds too" in done.command.out

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from tuner import pareto, standing
 from tuner.figures import STYLE, Picture
@@ -102,9 +102,11 @@ def _line(axes: Axes, spots: list[Values], pair: tuple[Objective, Objective]) ->
 def _scale(axes: Axes, axis: str, one: Objective, values: list[float]) -> None:
     better = "higher is better" if one.direction == "max" else "lower is better"
     getattr(axes, f"set_{axis}label")(f"{one.heading} ({better})")
-    if one.known != BEFORE or not values:
+    if one.known != BEFORE:
         return
-    if min(values) > 0 and max(values) / min(values) >= WIDE:
+    ticks = getattr(axes, f"{axis}axis")
+    if values and min(values) > 0 and max(values) / min(values) >= WIDE:
         getattr(axes, f"set_{axis}scale")("log")
-    else:
-        getattr(axes, f"{axis}axis").set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_minor_formatter(NullFormatter())
+    ticks.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
