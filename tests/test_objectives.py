@@ -25,8 +25,8 @@ from trainables.evaluation.threats import linf
 from trainables.measuring import MEASURES, NOTHING, Asked, measure
 from trainables.models.facts import table
 from trainables.trainable import Workplace
-from tuner import confirm, plan, sizes, standing, students, unmet
-from tuner.journal import Story, Student, story
+from tuner import confirm, goals_report, plan, sizes, standing, students, unmet
+from tuner.journal import FILE, Journal, Story, Student, read, story
 from tuner.objectives import KNOWN, USUAL, Constraint, Goals, goals, in_words, parse
 from tuner.plan import Plan
 from tuner.samplers import METRIC, Config, SafeOptunaSearch
@@ -216,9 +216,9 @@ def play(found: SafeOptunaSearch, n: int) -> list[Config]:
 @pytest.mark.parametrize("asked", [TWO, BOTH], ids=["two", "constrained"])
 @pytest.mark.parametrize("search", [name for name in FOR_SEVERAL if name != "grid"])
 def test_several_objectives_are_searched_and_replayed(search: str, asked: Goals) -> None:
-    """After 12 trials, diverged and too large ones among them, against a searcher that was never interrupted."""
+    """After 9 trials, diverged and too large ones among them, against a searcher that was never interrupted."""
     uninterrupted = searcher(search, asked)
-    past = play(uninterrupted, 12)
+    past = play(uninterrupted, 9)
     ways = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
     assert uninterrupted.study.directions == ways
     resumed = searcher(search, asked)
@@ -269,8 +269,9 @@ def trial(number: int, accuracy: float, worst: float = 0.0, **more: Any) -> Stud
     """A search's trial after its last epoch."""
     hyper = more.pop("hyper", {"temperature": 1.0 + number, "alpha": 0.5})
     last = {"val/accuracy": accuracy, "robust/worst": worst, **more.pop("last", {})}
+    role = more.pop("role", "trial")
     known = {"status": "finished", "history": [last] * 4, **more}
-    return Student(f"kd-{number:03d}", number, "search", "trial", "kd", 0, hyper, 4, **known)
+    return Student(f"kd-{number:03d}", number, "search", role, "kd", 0, hyper, 4, **known)
 
 
 def test_finalists_are_chosen_by_accuracy_where_it_is_asked_for_else_by_the_first() -> None:
@@ -336,6 +337,38 @@ def test_nobody_keeps_the_constraints() -> None:
     assert [row[0] for row in unmet.rows(found, told)[1:]][-2:] == ["kd-001", "kd-000"]
     assert not unmet.nobody(planned(), told)
     assert not unmet.nobody(found, Story(students={s.id: s for s in (*trials, trial(3, 0.9))}))
+
+
+def test_the_report_of_a_search_that_nobody_passed(tmp_path: Path) -> None:
+    """Both pages say it as the terminal does, and the journal hands them to MLflow."""
+    found = planned(constraint=["val/accuracy >= 0.9"], out=tmp_path, name="x")
+    found.folder.mkdir()
+    told, journal = Story(students={"kd-000": trial(0, 0.8)}), Journal(found.folder)
+    unmet.write(found, told, journal, {"question": "Which?", "command": "python tune.py"})
+    journal.close()
+    for name in ("report.md", "report.html"):
+        page = (found.folder / name).read_text().replace("&gt;", ">")
+        assert all(said in page for said in unmet.sentences(found, told))
+    assert [event["event"] for event, _ in read(found.folder / FILE)] == ["file", "file"]
+
+
+def test_a_masked_student_is_marked_and_counts_as_0() -> None:
+    """Its robust accuracy as measured would beat all others; table and sentences say why it does not."""
+    found = planned(objective=["val/accuracy", "robust/worst"])
+    masked = {"flags/zero_gradients": 1.0, "robust/linf_0.15/worst": 0.9}
+    trials = [
+        trial(0, 0.5, 0.1, role="default"),
+        trial(1, 0.8, 0.3),
+        trial(2, 0.9, 0.0, last=masked),
+    ]
+    told = Story(students={s.id: s for s in trials})
+    table = goals_report.rows(found, told, {"rows": {}, "seeds": []})
+    assert [row[0] for row in table[1:]] == ["kd-002", "kd-001", "kd-000"]
+    assert table[1][2:4] == ["0.00", "masked"]
+    assert table[3][3] == "published default, not on the front"
+    said = goals_report.sentences(found, told, {"winner": "finalist-1"})
+    assert "The published default is not: kd-001 is at least as good in everything." in said
+    assert "Masked gradients (kd-002): robust accuracy counts as 0 there." in said
 
 
 def test_values_as_tables_show_them() -> None:

@@ -51,8 +51,8 @@ def _pair(
     spots = {s.id: _spot(standing.outcomes(planned, s), pair) for s in may}
     _line(axes, list(spots.values()), pair)
     dominated = [s for s in may if s not in on_front]
-    _marks(axes, dominated, spots, OTHERS, "v", "dominated")
-    _marks(axes, on_front, spots, FRONT, "o", "on the front")
+    _marks(axes, dominated, spots, (OTHERS, "v", "dominated"), 2)
+    _marks(axes, on_front, spots, (FRONT, "o", "on the front"), 5)
     default = trials[0]
     if default.id in spots:
         look = {"s": 160, "facecolors": "none", "edgecolors": RING, "linewidths": 1.5}
@@ -80,13 +80,14 @@ def _marks(
     axes: Axes,
     some: list[Student],
     spots: dict[str, Values],
-    colour: str,
-    marker: str,
-    label: str,
+    look: tuple[str, str, str],
+    layer: int,
 ) -> None:
+    """`look` is colour, marker and label; a higher `layer` lies above."""
     if some:
+        colour, marker, label = look
         x, y = zip(*(spots[s.id] for s in some), strict=True)
-        axes.scatter(x, y, color=colour, marker=marker, s=45, label=label, zorder=2)
+        axes.scatter(x, y, color=colour, marker=marker, s=45, label=label, zorder=layer)
 
 
 def _line(axes: Axes, spots: list[Values], pair: tuple[Objective, Objective]) -> None:

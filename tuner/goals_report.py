@@ -60,13 +60,14 @@ def of_plain(planned: Plan, told: Story, answer: dict[str, Any]) -> Outcomes:
 
 
 def _kept(planned: Plan, told: Story) -> list[str]:
-    """Of each constraint, by how many trials it was kept."""
+    """Of each constraint, by how many of the trials that tell it was kept."""
     trials = told.of_kind("search")
     said = []
     for one in planned.goals.constraints:
-        found = [standing.outcomes(planned, s).get(one.name) for s in trials]
-        kept = sum(value is not None and one.met(value) for value in found)
-        said.append(f"Constraint {one}: kept by {kept} of {len(trials)} trials.")
+        known = [standing.outcomes(planned, s) for s in trials]
+        found = [outcomes[one.name] for outcomes in known if one.name in outcomes]
+        kept = sum(map(one.met, found))
+        said.append(f"Constraint {one}: kept by {kept} of {len(found)} trials that tell.")
     untrained = sum(s.status == "infeasible" for s in trials)
     if untrained:
         said.append(f"{untrained} trials break one by their size alone and were not trained.")
