@@ -26,11 +26,19 @@ Try this; it needs no download and no GPU and takes about a minute:
 python tune.py --list shows methods, models, datasets, spaces, samplers and schedulers; --help shows every flag."""
 REPEATED: dict[str, dict[str, Any]] = {
     "set": {"action": "append"},
+    "objective": {"action": "append"},
+    "constraint": {"action": "append"},
     "method": {"nargs": "+"},
     "teacher": {"action": "append"},
 }
-METAVARS = {"set": "NAME=EXPR", "method": "NAME", "stages": "S-T,S-T"}
-LISTS = ("methods", "models", "datasets", "spaces", "samplers", "schedulers")
+METAVARS = {
+    "set": "NAME=EXPR",
+    "method": "NAME",
+    "stages": "S-T,S-T",
+    "objective": "NAME",
+    "constraint": "NAME<NUMBER",
+}
+LISTS = ("methods", "models", "datasets", "spaces", "samplers", "schedulers", "objectives")
 
 
 def choices(field: FieldInfo) -> str:
@@ -80,7 +88,7 @@ def make_parser() -> Parser:
             default = (
                 ""
                 if field.default in (None, ()) or field.default is False or field.is_required()
-                else f" (default: {field.default})"
+                else f" (default: {', '.join(field.default) if isinstance(field.default, tuple) else field.default})"
             )
             shown: dict[str, Any] = {
                 "metavar": METAVARS.get(name) or choices(field) or name.upper()

@@ -16,13 +16,14 @@ from ray import tune
 from safetensors.torch import load_file
 from torch import nn
 
-from trainables import methods, objective, targets
+from trainables import measuring, methods, objective, targets
 from trainables import teacher as teachers
 from trainables.checkpoint import read_state, write_state
 from trainables.contract import Context, Method
 from trainables.data.splits import Facts, Split, open_split
 from trainables.data.stream import Streamed
 from trainables.data.views import to_float
+from trainables.measuring import NOTHING, Asked
 from trainables.precision import PLAIN, Precision
 from trainables.recipe import RECIPE_KEYS, Recipe
 from trainables.stages import BY_RULE, Stages
@@ -51,6 +52,7 @@ class Task:
     eval_epochs: tuple[int, ...] = ()
     stages: Stages = BY_RULE
     workers: int = 0  # processes that read streamed images from their files
+    asked: Asked = NOTHING  # what is measured of a student after its last epoch
 
 
 class Workplace:
@@ -172,6 +174,13 @@ def alone(task: Task, config: dict[str, Any]) -> Trial:
     return trial
 
 
+def not_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is reported of a student that breaks a constraint before it is trained: `infeasible` says which."""
+    told = {"epoch": 0, "epochs": config["epochs"], "ranked_epoch": 0, "done": True}
+    reason = {"infeasible": config["infeasible"], "failed": "", "diverged": ""}
+    return {**told, **reason, **config["known"], "val/accuracy": float("nan")}
+
+
 class Trial(tune.Trainable):
     """Reports val/accuracy after every epoch; a diverged student ends itself and says so."""
 
@@ -189,6 +198,7 @@ class Trial(tune.Trainable):
         self.best = 0.0
         self.seconds = 0.0
         self.val: dict[str, float] = {}  # of the last epoch that was judged
+        self.used = 0.0  # shares of samples that the method learnt from, summed over epochs
         if new_config.get("restore_from"):
             self.load_checkpoint(new_config["restore_from"])
         return True
@@ -204,6 +214,8 @@ class Trial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train one epoch and measure it; what training raises is a result too, and no reason to try again."""
+        if self.config.get("infeasible"):
+            return not_trained(self.config)
         try:
             return self._epoch()
         except (
@@ -221,6 +233,9 @@ class Trial(tune.Trainable):
         if divergence is None and not val["loss"] < float("inf"):
             divergence = Divergence(self.run.epoch, "weights")
         self.best = max(self.best, val["accuracy"])
+        self.used += train.get("train/samples_used", 0.0)
+        last = divergence is None and self.run.epoch >= self.run.recipe.epochs
+        asked = self._asked() if last else {}
         self.seconds += time.perf_counter() - started
         return {
             "epoch": self.run.epoch,
@@ -231,11 +246,21 @@ class Trial(tune.Trainable):
             "val/loss": val["loss"],
             **train,
             **self._costs(),
+            **self.config.get("known", {}),
+            **asked,
             "seconds": self.seconds,
             "diverged": divergence.term if divergence else "",
             "failed": "",
             "done": divergence is not None or self.run.epoch >= self.run.recipe.epochs,
         }
+
+    def _asked(self) -> dict[str, float]:
+        """What the search asks of a student that was trained in full."""
+        place = self.workplace
+        found = measuring.measure(place.task.asked, self.run.deployed, place.val, place.device)
+        if self.run.method.keep is not None:
+            found["samples_used"] = self.used / self.run.epoch
+        return found
 
     def _judged(self, now: bool) -> dict[str, float]:
         """Accuracy and loss on validation; those of an earlier epoch where this one is not to be judged."""
@@ -263,7 +288,7 @@ class Trial(tune.Trainable):
         """Write the state of this trial and its checksum, each whole or not at all; nothing for a failed one."""
         if self.student is None:
             return
-        extra = {"best": self.best, "seconds": self.seconds, "val": self.val}
+        extra = {"best": self.best, "seconds": self.seconds, "val": self.val, "used": self.used}
         write_state(Path(checkpoint_dir), {**self.run.state(), **extra})
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
@@ -271,4 +296,4 @@ class Trial(tune.Trainable):
         self.state = read_state(Path(checkpoint))
         self.student = None
         self.best, self.seconds = float(self.state["best"]), float(self.state["seconds"])
-        self.val = self.state.get("val", {})
+        self.val, self.used = self.state.get("val", {}), float(self.state.get("used", 0.0))

@@ -3,7 +3,9 @@
 The search saw one seed; its best trial is partly luck. So the best K by validation, the published default and the
 plain student are trained again with S other seeds, the same ones for all (paired). The winner is the finalist or
 default of highest mean validation accuracy; a tie goes to the default, then to the earlier trial, so tuned is never
-worse than default on validation. Only then does `verdict.py` have anything look at the test images.
+worse than default on validation. Where another objective decides, it takes the accuracy's place; whoever keeps the
+constraints, on the mean over seeds, comes before those who do not. Only then does `verdict.py` have anything look at
+the test images.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 from trainables.recipe import RECIPE_KEYS
 from trainables.trainable import Task
-from tuner import students
+from tuner import standing, students
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
 from tuner.progress import Board
@@ -41,14 +43,15 @@ class Contender:
 
 
 def finalists(planned: Plan, trials: Sequence[Student]) -> list[Student]:
-    """The best trials by validation accuracy, the published default aside: it is retrained anyway.
+    """The best trials that keep the constraints, the published default aside: it is retrained anyway.
 
     Fully trained trials come first; where they are too few, those that got furthest fill up. Ties go to the earlier.
     """
-    usable = [
-        s for s in trials if s.status in ("finished", "stopped") and s.hyper != planned.published
-    ]
-    ranked = sorted(usable, key=lambda s: (not s.complete, -len(s.history), -s.accuracy, s.number))
+    usable = [s for s in trials if standing.feasible(planned, s) and s.hyper != planned.published]
+    scores = {s.id: standing.score(planned, standing.outcomes(planned, s)) for s in usable}
+    ranked = sorted(
+        usable, key=lambda s: (not s.complete, -len(s.history), -scores[s.id], s.number)
+    )
     return ranked[: planned.settings.confirm_top]
 
 
@@ -94,9 +97,9 @@ def retrain(
 
 
 def choose(planned: Plan, told: Story, options: Sequence[Contender]) -> Contender:
-    """The contender (plain student aside) of highest mean validation accuracy, trained in full with every seed.
+    """The best contender on the mean over seeds (plain student aside), trained in full with every seed.
 
-    Raises ValueError where no contender was.
+    Those that keep the constraints come first. Raises ValueError where no contender was trained so.
     """
     usable = [c for c in options if c.role != "vanilla" and trained(planned, told, c)]
     if not usable:
@@ -104,13 +107,23 @@ def choose(planned: Plan, told: Story, options: Sequence[Contender]) -> Contende
             "at least one finalist must be trained with every seed, got none: see the journal for why"
         )
     return max(
-        usable, key=lambda c: sum(accuracies(planned, told, c))
+        usable, key=lambda c: standing.rank(planned, over_seeds(planned, told, c))
     )  # the first of equals: default, then by rank
+
+
+def over_seeds(planned: Plan, told: Story, contender: Contender) -> standing.Outcomes:
+    """The mean over seeds of what the search is after."""
+    return standing.mean(planned, retrained(planned, told, contender))
+
+
+def retrained(planned: Plan, told: Story, contender: Contender) -> list[Student]:
+    """A contender's students, seed by seed."""
+    return [told.students[contender.identity(seed)] for seed in seeds(planned)]
 
 
 def accuracies(planned: Plan, told: Story, contender: Contender) -> list[float]:
     """Validation accuracy of the last epoch, seed by seed."""
-    return [told.students[contender.identity(seed)].accuracy for seed in seeds(planned)]
+    return [student.accuracy for student in retrained(planned, told, contender)]
 
 
 def _config(planned: Plan, contender: Contender, seed: int, number: int) -> Config:

@@ -94,7 +94,7 @@ class Student:
     seed: int
     hyper: dict[str, Any]
     epochs: int
-    status: str = "running"  # then finished, stopped, diverged, failed or interrupted
+    status: str = "running"  # then finished, stopped, infeasible, diverged, failed or interrupted
     reason: str = ""
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
     changes: list[Event] = field(

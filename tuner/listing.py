@@ -12,7 +12,7 @@ import search_spaces
 from trainables import methods
 from trainables.data import sources
 from trainables.models import facts
-from tuner import strategies
+from tuner import objectives, strategies
 from tuner.progress import make_console
 
 Listing: TypeAlias = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header, rows
@@ -62,6 +62,14 @@ def _schedulers() -> Listing:
     return ("--scheduler", "which trials end early"), list(strategies.SCHEDULERS.items())
 
 
+def _objectives() -> Listing:
+    rows = [
+        (one.name, "highest" if one.direction == "max" else "lowest", one.words, one.known)
+        for one in objectives.KNOWN.values()
+    ]
+    return ("--objective", "best", "what it is", "known"), [tuple(row) for row in rows]
+
+
 LISTS = {
     "methods": _methods,
     "models": _models,
@@ -69,6 +77,7 @@ LISTS = {
     "spaces": _spaces,
     "samplers": _samplers,
     "schedulers": _schedulers,
+    "objectives": _objectives,
 }
 
 

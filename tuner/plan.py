@@ -26,7 +26,9 @@ from trainables.data import sources
 from trainables.data.sources import Source
 from trainables.evaluation import autoattack
 from trainables.evaluation.attacks import losses_for
+from trainables.measuring import MEASURES, Asked
 from trainables.models.ensemble import Ensemble
+from trainables.models.normalized import Normalized
 from trainables.precision import PLAIN, stepper
 from trainables.recipe import Recipe
 from trainables.seeding import generator, seeded
@@ -35,7 +37,8 @@ from trainables.stages import check as check_stages
 from trainables.stages import parse as parse_stages
 from trainables.targets import Choice, can_keep, choose
 from trainables.teacher_wanted import Wanted
-from tuner import spaces, strategies
+from tuner import sizes, spaces, strategies
+from tuner.objectives import AT_THE_END, Goals, goals
 from tuner.progress import settings_in_words
 from tuner.settings import Settings, bytes_of
 
@@ -122,18 +125,34 @@ class Plan:
         own = settle(self.searched, self.known, lambda name, _: self.known[name])
         return {**own, **self.fixed}
 
+    @cached_property
+    def goals(self) -> Goals:
+        """What the search is after."""
+        return goals(self.settings.objective, self.settings.constraint)
+
+    @property
+    def asked(self) -> Asked:
+        """What a student's trial measures for the goals after its last epoch."""
+        names = tuple(name for name in self.goals.names(AT_THE_END) if name in MEASURES)
+        return Asked(names, self.source.epsilon, self.settings.seed)
+
+    @cached_property
+    def sizes(self) -> dict[tuple[str, ...], dict[str, float]]:
+        """What `sizes.known` has found so far."""
+        return {}
+
     @property
     def scheduler(self) -> str:
         """Which trials are stopped early, `auto` decided; what cannot be stopped early never is."""
         asked = self.settings.scheduler
         if asked == "auto" and self.recipe.epochs < 2:
             return "none"
-        return strategies.scheduler_of(asked, self.n_trials)
+        return strategies.scheduler_of(asked, self.n_trials, self.goals)
 
     @property
     def search(self) -> str:
         """How configurations are chosen, `auto` decided."""
-        return strategies.search_of(self.settings.search, self.scheduler, self.searched)
+        return strategies.search_of(self.settings.search, self.scheduler, self.searched, self.goals)
 
     @property
     def changeable(self) -> dict[str, Domain]:
@@ -181,14 +200,17 @@ class Plan:
         """Both networks, untrained, with all their maps, and what they say of a few images."""
         return self.look(self.student)
 
-    def look(self, student: str) -> Context:
-        """The same for another student."""
+    def build(self, name: str) -> Normalized:
+        """A network for the dataset's images, untrained."""
         source, grey = self.source, (0.5,) * self.source.channels
         shape = {"n_classes": source.n_classes, "channels": source.channels, "size": source.size}
+        return models.build(name, **shape, mean=grey, std=grey)
+
+    def look(self, student: str) -> Context:
+        """The same for another student."""
         with seeded(0, "check"):
             network, *members = (
-                models.build(name, **shape, mean=grey, std=grey)
-                for name in (student, *(wanted.model for wanted in self.teachers))
+                self.build(name) for name in (student, *(wanted.model for wanted in self.teachers))
             )
             return self._seen(network, Ensemble(members) if len(members) > 1 else members[0])
 
@@ -295,6 +317,7 @@ def make(settings: Settings) -> Plan:
         name=settings.name or _made_up_name(settings, source),
     )
     _check_search(plan)
+    _check_goals(plan)
     check_models(plan)
     return plan
 
@@ -341,7 +364,7 @@ def _check_machine(settings: Settings) -> None:
 
 def _check_evaluation(plan: Plan) -> None:
     """What would otherwise be found out at the end."""
-    if plan.settings.evaluate != "none":
+    if plan.settings.evaluate != "none" or "robust/worst" in plan.asked.names:
         losses_for(plan.source.n_classes)
     if plan.settings.evaluate == "full":
         autoattack.check(plan.source.n_classes)
@@ -354,6 +377,19 @@ def _check_search(plan: Plan) -> None:
     strategies.check_scheduler(
         plan.scheduler, plan.settings.search, plan.n_trials, plan.recipe.epochs, plan.changeable
     )
+
+
+def _check_goals(plan: Plan) -> None:
+    """Raise ValueError for an objective that no trial reports and a constraint that no student meets."""
+    strategies.check_goals(plan.search, plan.scheduler, plan.goals)
+    unreported = "samples_used"
+    if unreported in plan.goals.names(AT_THE_END) and plan.method.keep is None:
+        those = ", ".join(name for name in methods.names() if methods.load(name).keep)
+        raise ValueError(
+            f"{unreported} must be reported by the method's trials, as those of {those} do, "
+            f"got {plan.settings.method}, which uses every sample"
+        )
+    sizes.check(plan)
 
 
 def check_models(plan: Plan) -> None:

@@ -9,6 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from tuner.journal import Journal
+from tuner.objectives import KNOWN
 from tuner.progress import Board
 
 CHECKPOINTS_KEPT = 2  # of each trial: should the newest be damaged, the one before is good
@@ -74,10 +75,12 @@ class Recorder(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Finished, stopped early or diverged."""
+        """Finished, stopped early, diverged, or not trained at all."""
         last = self.last.get(trial.config["id"], {})
         if last.get("failed"):
             self._end(trial, "failed", last["failed"])
+        elif last.get("infeasible"):
+            self._end(trial, "infeasible", last["infeasible"])
         elif last.get("diverged"):
             self._end(
                 trial, "diverged", f"{last['diverged']} was not finite in epoch {last['epoch']}"
@@ -107,8 +110,9 @@ TOLD = ("id", "number", "kind", "role", "method", "seed", "hyper", "epochs", "la
 
 
 def is_metric(name: str) -> bool:
-    """Whether a reported name has a section of ours (Ray's own have none)."""
-    return name.partition("/")[0] in ("train", "val", "teacher")
+    """Whether a reported name has a section of ours (Ray's own have none) or is an objective."""
+    sections = ("train", "val", "teacher", "robust", "flags")
+    return name in KNOWN or name.partition("/")[0] in sections
 
 
 def reason_of(trial: Trial) -> str:

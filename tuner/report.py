@@ -16,9 +16,18 @@ from trainables import stages
 from trainables.data import sources
 from trainables.data.splits import Facts
 from trainables.trainable import Task
-from tuner import costs, evaluation_report, figures, teacher_report
+from tuner import (
+    costs,
+    evaluation_report,
+    figures,
+    front_figures,
+    goals_report,
+    standing,
+    teacher_report,
+)
 from tuner.confirm import ROLES
 from tuner.journal import Journal, Story
+from tuner.objectives import ACCURACY, KNOWN, in_words
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
 from tuner.statistics import interval, paired
@@ -60,6 +69,7 @@ def plan_table(planned: Plan) -> Group:
         "trials": f"{planned.n_trials} by {planned.search}, {_early(planned)}",
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
         "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
+        **_goals_plan(planned),
         "evaluation": f"{s.evaluate}, of what is compared on the test set",
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
         f"({available_cpus()} CPUs here)"
@@ -105,6 +115,15 @@ def _time(planned: Plan, least: int, most: int) -> str:
     taught = n_steps * teacher * planned.teacher_epochs * sum(not w.file for w in planned.teachers)
     spent = [START_SECONDS + taught + (once + n * epoch) / planned.slots for n in (least, most)]
     return f"about {duration(spent[0])} to {duration(spent[1])}, the teacher's training included; {steps}"
+
+
+def _goals_plan(planned: Plan) -> dict[str, str]:
+    """What is searched for, where that is not validation accuracy alone."""
+    rows = {} if planned.goals.usual else {"searched for": in_words(planned.goals)}
+    if planned.goals.constraints:
+        lines = [f"{one}, known {one.known}" for one in planned.goals.constraints]
+        rows["constraints"] = "\n".join(lines)
+    return rows
 
 
 def _networks_plan(planned: Plan) -> dict[str, str]:
@@ -222,8 +241,12 @@ def sentences(planned: Plan, answer: dict[str, Any]) -> list[str]:
 
 
 def finalist_rows(answer: dict[str, Any]) -> list[list[str]]:
-    """Validation accuracy of the finalists, header first."""
+    """Validation accuracy of the finalists, and what decided where that is another objective; header first."""
     rows = [["contender", "trial", "settings", "val in the search", "val over seeds", ""]]
+    decider = KNOWN[answer.get("decider", ACCURACY.name)]
+    other = decider is not ACCURACY
+    if other:
+        rows[0][-1:] = [f"{decider.heading} in the search", "over seeds", ""]
     for found in answer["finalists"]:
         rows.append(
             [
@@ -232,6 +255,7 @@ def finalist_rows(answer: dict[str, Any]) -> list[list[str]]:
                 settings_in_words(found["hyper"]),
                 f"{100 * found['searched']:.2f}" if found["searched"] is not None else "",
                 interval(found["val"]).text() if found["val"] else "not trained in full",
+                *([decider.shown(value) for value in found["decided"]] if other else []),
                 "chosen" if found["role"] == answer["winner"] else "",
             ]
         )
@@ -241,10 +265,13 @@ def finalist_rows(answer: dict[str, Any]) -> list[list[str]]:
 def final_table(planned: Plan, told: Story, answer: dict[str, Any]) -> Group:
     """What the terminal shows at the end."""
     n = len(answer["seeds"])
+    said = [*sentences(planned, answer), *goals_report.sentences(planned, told, answer)]
     parts: list[Any] = [
-        Text(sentence, style="bold" if i == 0 else "")
-        for i, sentence in enumerate(sentences(planned, answer))
+        Text(sentence, style="bold" if i == 0 else "") for i, sentence in enumerate(said)
     ]
+    front = goals_report.rows(planned, told, answer)
+    if front:
+        parts += [Text(), rich_table("Pareto front, on validation, one seed a trial", front)]
     parts += [
         Text(),
         rich_table("Finalists, validation accuracy in percent", finalist_rows(answer)),
@@ -271,7 +298,9 @@ def rich_table(title: str, rows: list[list[str]]) -> Table:
 
 def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journal: Journal) -> None:
     """report.md, report.html and figures into the search's folder, and into its MLflow run."""
-    pictures = figures.draw(planned, told, answer, planned.folder / "figures")
+    folder = planned.folder / "figures"
+    pictures = figures.draw(planned, told, answer, folder)
+    pictures += front_figures.draw(planned, told, answer, folder)
     page = {
         "planned": planned,
         "question": question(planned),
@@ -281,6 +310,8 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "robust": evaluation_report.robust_rows(answer),
         "quality": evaluation_report.quality_rows(answer),
         "evaluation_words": evaluation_report.sentences(answer),
+        "goals_words": goals_report.sentences(planned, told, answer),
+        "front": goals_report.rows(planned, told, answer),
         "teacher": teacher_report.rows(answer["teacher"]),
         "teacher_words": teacher_report.sentences(planned, answer),
         "outcomes": outcomes(told),
@@ -310,6 +341,9 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         journal.write("file", id="", path=str(planned.folder / name))
     for picture in pictures:
         journal.write("file", id="", path=str(picture.path), folder="figures")
+    if planned.goals.several:
+        on_front = standing.front(planned, told.of_kind("search"))
+        journal.write("front", ids=[student.id for student in on_front])
     journal.write("summary", id="", metrics=_summary(answer))
     weights = Path(answer["champion"]["weights"])
     for path in (weights, weights.with_suffix(".json")):

@@ -10,14 +10,16 @@ The only file that imports optuna. What Ray's own OptunaSearch gets wrong and th
                              pruned and would search on as if nobody had been there.
     a tie                    Optuna keeps the order of arrival.
     the random stream        seeded anew by (seed, trial number): a resumed search draws what it would have drawn.
+    several objectives       a value each; whoever lacks one, diverged or not measured, is told as diverged.
+    a constraint             tpe, gp and nsga2 are told by how much the worst one is missed; to the others, which ignore
+                             that, such a trial is told as a diverged one. Broken before training: likewise, no value.
     a condition              a dimension only where it holds (define by run); Ray's cannot be given first values there.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import optuna
@@ -27,6 +29,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -34,10 +37,12 @@ from ray.tune.search.optuna import OptunaSearch
 from search_spaces import Domain
 from search_spaces.conditions import settle
 from trainables.seeding import seed_of
+from tuner.objectives import ACCURACY, USUAL, Goals
 
-METRIC = "val/accuracy"
+METRIC = ACCURACY.name  # what schedulers read
 COUNTING = ("cmaes", "nsga2", "qmc")  # samplers whose next draw depends on how many they have drawn
 COMPLETE_ONLY = ("gp", "cmaes", "nsga2")  # samplers that ignore pruned trials
+CONSTRAINED = ("tpe", "gp", "nsga2")  # samplers that heed constraints
 Config = dict[str, Any]
 
 
@@ -128,6 +133,7 @@ class SafeOptunaSearch(OptunaSearch):
         first: Mapping[str, Any],
         n_trials: int,
         known: Mapping[str, Any] | None = None,
+        goals: Goals = USUAL,
     ) -> None:
         """`first` holds the first trial's values, if any; `known` what stands where a condition does not hold."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -135,7 +141,7 @@ class SafeOptunaSearch(OptunaSearch):
         self.distributions = {name: distribution(domain) for name, domain in space.items()}
         self.search_seed, self.complete_config, self.n_trials = seed, complete, n_trials
         self.sampler_kind, self.slots, self.first = search, slots, dict(first)
-        self.number = 0
+        self.number, self.goals = 0, goals
         self.waiting: list[Config] = []  # unfinished trials of an interrupted search, to go on with
         super().__init__(
             self.distributions,
@@ -143,10 +149,13 @@ class SafeOptunaSearch(OptunaSearch):
             mode="max",
             sampler=optuna.samplers.RandomSampler(seed),
         )
+        way = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+        ways = [way[one.direction] for one in goals.objectives]
+        self._ot_study: Any = optuna.create_study(directions=ways)
 
     @property
     def study(self) -> optuna.Study:
-        """Optuna's study, which Ray's constructor makes."""
+        """Optuna's study, in the place of the one that Ray's constructor makes."""
         return cast(optuna.Study, self._ot_study)
 
     @property
@@ -236,7 +245,15 @@ class SafeOptunaSearch(OptunaSearch):
         return trial
 
     def _tell(self, trial: optuna.Trial, result: dict[str, Any] | None, *, error: bool) -> None:
-        tell(self.study, trial, result, error=error, prunes=self.sampler_kind not in COMPLETE_ONLY)
+        tell(
+            self.study,
+            trial,
+            result,
+            error=error,
+            prunes=self.sampler_kind not in COMPLETE_ONLY,
+            heeds=self.sampler_kind in CONSTRAINED,
+            goals=self.goals,
+        )
 
 
 def suggested(trial: optuna.Trial, name: str, distributions: Mapping[str, BaseDistribution]) -> Any:
@@ -257,32 +274,48 @@ def tell(
     *,
     error: bool,
     prunes: bool = True,
+    heeds: bool = True,
+    goals: Goals = USUAL,
 ) -> None:
     """Tell the study one trial's end; NaN and missing values never reach it.
 
     Without `prunes`, for samplers that ignore pruned trials, a stopped one is told as complete, and a diverged one with
-    the worst value so far: 0 would be so far away that the others looked alike. The first of all is told as failed.
+    the worst values so far: 0 would be so far away that the others looked alike. The first of all is told as failed.
+    `heeds` says whether the sampler makes use of constraints.
     """
-    value = (result or {}).get(METRIC)
     if error or result is None or result.get("failed"):
         study.tell(trial, state=TrialState.FAIL)
-    elif result.get("diverged") or value is None or not math.isfinite(value):
-        worst = None if prunes else worst_value(study)
+        return
+    values = goals.values(result)
+    bad = bool(result.get("diverged") or result.get("infeasible")) or values is None
+    if goals.constraints and heeds:
+        # one number, and always one: gp wants as many of every trial
+        trial.set_constraint("constraints", goals.gap(result))
+    elif not goals.met(result):
+        bad = True
+    if bad or values is None:
+        worst = None if prunes else worst_values(study)
         if worst is not None:
             study.tell(trial, worst)
         else:
             study.tell(trial, state=TrialState.PRUNED if prunes else TrialState.FAIL)
     elif prunes and result["epoch"] < result["epochs"]:
-        trial.report(value, result["epoch"])
+        trial.report(values[0], result["epoch"])
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, value)
+        study.tell(trial, values)
 
 
-def worst_value(study: optuna.Study) -> float | None:
-    """The lowest value that the study was told; None before the first."""
+def worst_values(study: optuna.Study) -> Sequence[float] | None:
+    """The worst value of each objective that the study was told; None before the first."""
     told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return min((t.value for t in told if t.value is not None), default=None)
+    if not told:
+        return None
+    ways = [min if way == StudyDirection.MAXIMIZE else max for way in study.directions]
+    return [
+        worst(some)
+        for worst, some in zip(ways, zip(*(t.values for t in told), strict=True), strict=True)
+    ]
 
 
 class Listed(Searcher):

@@ -18,7 +18,17 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, ingredients, plan, report, students, teaching, verdict
+from tuner import (
+    cluster,
+    confirm,
+    ingredients,
+    plan,
+    report,
+    students,
+    teaching,
+    unmet,
+    verdict,
+)
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -238,6 +248,7 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
         planned.eval_epochs,
         planned.stages,
         planned.settings.cpus_per_trial - 1,
+        planned.asked,
     )
 
 
@@ -258,6 +269,8 @@ def _submit(planned: Plan, function: Any, *arguments: Any) -> Any:
 def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Board) -> int:
     """The search, the finalists over seeds, the test set once, the report; the exit status."""
     students.search(planned, task, journal, board)
+    if unmet.nobody(planned, board.story):
+        return _say_unmet(planned, journal, board)
     if not any(student.complete for student in board.story.of_kind("search")):
         _close(journal, board, "failed")
         board.say(
@@ -272,6 +285,17 @@ def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Boar
     _close(journal, board, "finished")
     board.console.print(report.final_table(planned, board.story, answer))
     return 0
+
+
+def _say_unmet(planned: Plan, journal: Journal, board: Board) -> int:
+    """No trial keeps the constraints: say so and how near the nearest came; the exit status."""
+    page = {"question": report.question(planned), "command": report.command(planned)}
+    unmet.write(planned, board.story, journal, page)
+    _close(journal, board, "failed")
+    for sentence in unmet.sentences(planned, board.story):
+        board.say(sentence)
+    board.say(f"report    {planned.folder / 'report.html'}")
+    return 1
 
 
 def _close(journal: Journal, board: Board, status: str) -> None:

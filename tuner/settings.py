@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+
+from tuner import objectives
 
 SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([KMGT]?B)", re.IGNORECASE)
 STAGES = re.compile(r"\d{1,4}-\d{1,4}(,\d{1,4}-\d{1,4})*")
@@ -83,6 +92,14 @@ class Settings(BaseModel):
     set: tuple[str, ...] = Field(
         (),
         description="fix or search one hyperparameter: temperature=4, alpha=uniform(0,1), lr=loguniform(1e-3,1)",
+    )
+    objective: tuple[Annotated[str, AfterValidator(objectives.check_name)], ...] = Field(
+        (objectives.ACCURACY.name,),
+        min_length=1,
+        description="what is searched for; several give a Pareto front; --list objectives explains",
+    )
+    constraint: tuple[Annotated[str, AfterValidator(objectives.check_constraint)], ...] = Field(
+        (), description="a bound that a student has to keep, as 'n_parameters < 300000'"
     )
     seed: int = Field(0, ge=0, description="of everything drawn at random")
     batch_mode: bool = Field(
@@ -163,6 +180,19 @@ class Settings(BaseModel):
             )
         return name
 
+    @field_validator("objective")
+    @classmethod
+    def _each_objective_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("must name each objective once")
+        return names
+
+    @field_validator("constraint")
+    @classmethod
+    def _constraints_go_together(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        objectives.check_together(texts)
+        return texts
+
     @field_validator("stages")
     @classmethod
     def _stages_are_pairs(cls, text: str | None) -> str | None:
@@ -201,7 +231,10 @@ GROUPS = {
         *("method", "dataset", "data_root", "subset", "val_fraction", "image_size"),
         *("teacher", "student", "teacher_epochs", "trust_pickle", "stages"),
     ),
-    "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed", "batch_mode"),
+    "the search": (
+        *("trials", "epochs", "search", "scheduler", "space", "set"),
+        *("objective", "constraint", "seed", "batch_mode"),
+    ),
     "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds", "evaluate"),
     "the machine": (

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_spaces import Domain
+from tuner.objectives import USUAL, Goals
 
 SEARCHES = {
-    "auto": "gp for up to 4 numeric dimensions without early stopping, tpe otherwise",
+    "auto": "gp for up to 4 numeric dimensions, one objective and no early stopping, tpe otherwise",
     "tpe": "tree of Parzen estimators: any space, any number of trials, learns from stopped trials",
     "gp": "Gaussian process: few numeric dimensions, few trials, each trained in full",
     "cmaes": "evolution of a normal distribution: numeric dimensions, hundreds of trials",
@@ -21,7 +22,7 @@ SEARCHES = {
     "grid": "every combination of grid(...) and choice(...) values",
 }
 SCHEDULERS = {
-    "auto": "none below 24 trials, asha from there on",
+    "auto": "none below 24 trials or where trials are judged by more than accuracy, else asha",
     "asha": "successive halving: below the median of a rung a trial ends",
     "hyperband": "asha in three brackets: first rung at a quarter, at half, or never; hedges over slow learners",
     "median": "a trial ends where its best is below the median of the others' mean accuracy so far",
@@ -33,27 +34,44 @@ MOST_FOR_GP = 4  # dimensions; beyond, 32 trials tell a Gaussian process too lit
 FEWEST_OTHERS = 5  # trials whose mean the median rule compares with
 FEWEST_MEMBERS = 4  # of a population: a quarter of it is one
 FEWEST_RUNGS = 4  # epochs that hyperband's quarters need
+FOR_SEVERAL = ("tpe", "gp", "nsga2", "qmc", "random", "grid")  # searches with several objectives
 DRAWN_AT_ONCE = ("qmc", "random")  # learn nothing, so that a whole population can be drawn
 
 
-def scheduler_of(asked: str, n_trials: int) -> str:
+def scheduler_of(asked: str, n_trials: int, goals: Goals = USUAL) -> str:
     """The scheduler that `asked` means for so many trials."""
     if asked != "auto":
         return asked
-    return "asha" if n_trials >= FEWEST_TO_STOP else "none"
+    return "asha" if n_trials >= FEWEST_TO_STOP and not goals.in_full else "none"
 
 
-def search_of(asked: str, scheduler: str, searched: Mapping[str, Domain]) -> str:
+def search_of(
+    asked: str, scheduler: str, searched: Mapping[str, Domain], goals: Goals = USUAL
+) -> str:
     """The sampler that `asked` means beside a scheduler in a space.
 
-    A population is drawn before any of it is trained: there evenly spread points are all that can be had.
+    A population is drawn before any of it is trained: there evenly spread points are all that can be had. For several
+    objectives it is tpe, as in Optuna: nsga2 takes hundreds of trials, and gp a model of each objective.
     """
     if asked != "auto":
         return asked
     if scheduler == "pbt":
         return "qmc"
     plain = all(not domain.values and not domain.when for domain in searched.values())
-    return "gp" if plain and scheduler == "none" and 0 < len(searched) <= MOST_FOR_GP else "tpe"
+    few = 0 < len(searched) <= MOST_FOR_GP and not goals.several
+    return "gp" if plain and scheduler == "none" and few else "tpe"
+
+
+def check_goals(search: str, scheduler: str, goals: Goals) -> None:
+    """Raise ValueError where a sampler or a scheduler cannot work towards the objectives and constraints."""
+    if goals.several and search not in FOR_SEVERAL:
+        raise ValueError(
+            f"--search must be one of {', '.join(FOR_SEVERAL)} for several objectives, got {search}"
+        )
+    if scheduler != "none" and goals.in_full:
+        raise ValueError(
+            f"--scheduler must be none or auto here, because {goals.in_full}, got {scheduler}"
+        )
 
 
 def check_search(search: str, searched: Mapping[str, Domain]) -> None:

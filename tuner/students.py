@@ -17,10 +17,11 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.checkpoint import STATE, read_state
-from trainables.trainable import Task, Trial
-from tuner import schedulers
+from trainables.trainable import Task, Trial, not_trained
+from tuner import schedulers, sizes
 from tuner.batches import InBatches, InLockstep
 from tuner.journal import Journal, Student
+from tuner.objectives import KNOWN
 from tuner.plan import Plan
 from tuner.population import Change, Member, Population, ranked_accuracy
 from tuner.progress import Board
@@ -95,6 +96,7 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
             first if all(value is not None for value in first.values()) else {},
             planned.n_trials,
             planned.known,
+            planned.goals,
         )
         made = InBatches(optuna_search, planned.batch) if planned.batch else optuna_search
         made.replay([_as_past(planned, student, scheduler) for student in past])
@@ -176,9 +178,10 @@ def make_tuner(
 def trial_config(planned: Plan, number: int, hyper: dict[str, Any]) -> Config:
     """A search trial's config: plain values only."""
     role = "default" if number == 0 else "trial"
-    return student_config(
+    config = student_config(
         planned, f"{planned.settings.method}-{number:03d}", number, "search", role, hyper
     )
+    return {**config, "infeasible": sizes.infeasible(planned, hyper)}
 
 
 def student_config(
@@ -195,16 +198,18 @@ def student_config(
     """The config of one student; with the Task it is all that training it again takes."""
     from tuner.progress import settings_in_words
 
+    name = method or planned.settings.method
     return {
         "id": identity,
         "number": number,
         "kind": kind,
         "role": role,
-        "method": method or planned.settings.method,
+        "method": name,
         "seed": planned.settings.seed if seed is None else seed,
         "hyper": hyper,
         "epochs": int(hyper.get("epochs", planned.recipe.epochs)),
         "label": f"{identity} {settings_in_words(hyper)}"[:200],
+        "known": sizes.known(planned, hyper, name),
     }
 
 
@@ -360,6 +365,8 @@ def _as_past(
     if not _ended(student):
         before = len(student.history) if _waits(student, scheduler) else None
         return with_checkpoint(planned, config, before), None, False
+    if student.status == "infeasible":
+        return config, not_trained(config), False
     results = _as_results(student)
     return config, results[-1] if results else None, student.status == "failed"
 
@@ -377,6 +384,7 @@ def _as_results(student: Student) -> list[dict[str, Any]]:
     return [
         {
             METRIC: metrics.get(METRIC),
+            **{name: metrics[name] for name in KNOWN if name in metrics},
             "epoch": i,
             "ranked_epoch": metrics.get("ranked_epoch", i),
             "epochs": student.epochs,

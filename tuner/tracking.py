@@ -6,7 +6,8 @@ closes, for whatever reason, and then leaves no run RUNNING. How far it came is 
 that it does may be done twice: a restarted mirror delivers the rest, once.
 
 Trial runs lie flat, grouped by the tags kd.search, kd.method and kd.kind. Statuses: finished -> FINISHED, stopped
-early and interrupted -> KILLED, diverged and failed -> FAILED; the tag kd.status tells them apart.
+early, infeasible and interrupted -> KILLED, diverged and failed -> FAILED; the tag kd.status tells them apart. Trials
+on the Pareto front have the tag kd.pareto.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from typing import Any
 
 from trainables.models import slug
 from tuner.journal import FILE, Event, read
+from tuner.objectives import KNOWN
 
 STATE = "tracking.json"
 LOG = "tracking.log"
-STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}  # others: FAILED
+STATUS = {"finished": "FINISHED"} | dict.fromkeys(
+    ("stopped", "infeasible", "interrupted"), "KILLED"
+)
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
 PATIENCE = 60.0  # seconds that the end of a search waits for a server that does not answer
 POLL = 0.5  # seconds
@@ -192,6 +196,9 @@ class Delivery:
             self._log_model(event)
         elif kind == "teacher":
             self._link_teacher(event)
+        elif kind == "front":
+            for identity in event["ids"]:
+                self.client.set_tag(self.state.runs[identity], "kd.pareto", "true")
         elif kind == "close":
             self.client.set_tag(self.state.runs[""], "kd.status", event["status"])
             self._terminate("", STATUS.get(event["status"], "FAILED"))
@@ -284,7 +291,7 @@ class Delivery:
         return [
             Metric(name, float(value), when, int(step))
             for name, value in event["metrics"].items()
-            if "/" in name or name == "seconds"
+            if "/" in name or name in ("seconds", *KNOWN)
         ]
 
     def _log(self, metrics: dict[str, list[Any]]) -> None:

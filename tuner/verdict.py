@@ -17,7 +17,7 @@ from trainables.models import slug
 from trainables.models.normalized import latency_ms, n_parameters
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, judging, students
+from tuner import cluster, confirm, judging, standing, students
 from tuner.confirm import BASELINES, Contender, seeds
 from tuner.journal import Journal, Story
 from tuner.judging import Candidate, Paper
@@ -56,6 +56,7 @@ def judge(
         "hyper": winner.hyper,
         "seeds": seeds(planned),
         **_how(planned),
+        "decider": planned.goals.decider.name,
         "rows": {role: _row(planned, told, contender) for role, contender in rows.items()},
         "finalists": [_finalist(planned, told, c) for c in options if c.trial],
         "teacher": {**_about_teacher(task.teacher), **_of_one(told.judged["teacher"])},
@@ -145,12 +146,16 @@ def _about_teacher(teacher: Teacher) -> dict[str, Any]:
 def _finalist(planned: Plan, told: Story, contender: Contender) -> dict[str, Any]:
     trained = confirm.trained(planned, told, contender)
     searched = told.students.get(contender.trial)
+    decider = planned.goals.decider.name
+    before = standing.outcomes(planned, searched) if searched else {}
+    after = confirm.over_seeds(planned, told, contender) if trained else {}
     return {
         "role": contender.role,
         "trial": contender.trial,
         "hyper": contender.hyper,
         "searched": searched.accuracy if searched else None,
         "val": confirm.accuracies(planned, told, contender) if trained else [],
+        "decided": [before.get(decider), after.get(decider)],  # in the search, mean over seeds
     }
 
 
@@ -173,8 +178,13 @@ def _about(task: Task, contender: Contender) -> dict[str, Any]:
 
 
 def _save_champion(planned: Plan, task: Task, told: Story, winner: Contender) -> dict[str, Any]:
-    """Write the winner's best seed (by validation; ties to the first) as safetensors."""
-    best = max(seeds(planned), key=lambda seed: told.students[winner.identity(seed)].accuracy)
+    """Write the winner's best seed (on validation; ties to the first) as safetensors."""
+
+    def rank(seed: int) -> tuple[bool, float]:
+        student = told.students[winner.identity(seed)]
+        return standing.rank(planned, standing.outcomes(planned, student))
+
+    best = max(seeds(planned), key=rank)
     identity = winner.identity(best)
     about = {**_about(task, winner), "seed": best, "search": planned.name}
     about["val/accuracy"] = told.students[identity].accuracy

@@ -35,9 +35,8 @@ def rows() -> list[tuple[str, ...]]:
 def measure(name: str) -> dict[str, Any]:
     """One network's facts, as in `table`."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    from trainables.models.normalized import n_parameters
+    from trainables.models.normalized import multiply_adds, n_parameters
 
     channels, size = IMAGES.get(models.entry(name).family, USUAL_IMAGES)
     gray = (0.5,) * channels
@@ -45,13 +44,12 @@ def measure(name: str) -> dict[str, Any]:
         model = models.build(
             name, n_classes=N_CLASSES, channels=channels, size=size, mean=gray, std=gray
         )
-        counter = FlopCounterMode(display=False)
-        with counter:
-            outputs = model.eval()(torch.zeros(1, channels, size, size))
+        outputs = model.eval()(torch.zeros(1, channels, size, size))
+        products = multiply_adds(model, (channels, size, size))
     return {
         "images": [channels, size],
         "parameters": n_parameters(model),
-        "multiply_adds": counter.get_total_flops() // 2,  # it counts the product and the sum
+        "multiply_adds": products,
         "maps": [[m.shape[1], m.shape[2]] for m in outputs.features],
         "embedding": outputs.embedding.shape[1],
     }

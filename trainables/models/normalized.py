@@ -67,6 +67,16 @@ def n_parameters(model: nn.Module) -> int:
     return trained + sum(b.numel() for b in kept)
 
 
+@torch.no_grad()
+def multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
+    """Products in convolutions and linear layers for one image of `shape` (channels, H, W), in eval mode."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, *shape))
+    return counter.get_total_flops() // 2  # it counts the product and the sum
+
+
 @torch.inference_mode()
 def latency_ms(model: nn.Module, shape: Sequence[int], n: int = 30) -> float:
     """Median milliseconds for one image of `shape` (channels, H, W), on the model's device, after a warm-up."""
@@ -75,5 +85,7 @@ def latency_ms(model: nn.Module, shape: Sequence[int], n: int = 30) -> float:
     for _ in range(n + 3):
         started = time.perf_counter()
         model.eval()(image)
+        if image.is_cuda:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return 1000 * statistics.median(seconds[3:])
