@@ -22,6 +22,7 @@ OWNERS = {  # foreign system -> the files that may import it
     "ray": {
         "trainables/trainable.py",
         "tuner/cluster.py",
+        "tuner/interleaving.py",
         "tuner/population.py",
         "tuner/recorder.py",
         "tuner/samplers.py",
@@ -31,6 +32,7 @@ OWNERS = {  # foreign system -> the files that may import it
     "trainables.data.sealed": {"tuner/judging.py"},
 }
 BASELINE = {
+    "tuner/baselines.py",
     "tuner/confirm.py",
     "tuner/league.py",
     "trainables/teacher_training.py",

@@ -285,18 +285,23 @@ def test_a_league_is_resumed_as_it_was(
 def test_a_signal_ends_the_whole_league(
     resumed: bool, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of three searches returns 130: the third is not begun."""
-    begun: list[str] = []
-    statuses = iter((0, 130, 0))
-    monkeypatch.setattr(search, "run", lambda s, **_: begun.append(s.method) or next(statuses))
+    """All are begun together; a league that a signal has ended has no table yet."""
+    begun: list[list[str]] = []
+
+    def ended(planned: list[plan.Plan], resume_command: str) -> int:
+        begun.append([one.name for one in planned])
+        assert resume_command == f"python tune.py --resume mine --out {out}"
+        return 130
+
+    monkeypatch.setattr(search, "run_all", ended)
+    monkeypatch.setattr(search, "resume_all", ended)
     if resumed:
-        league(out, "kd", "dkd", "crd")
+        league(out, "kd", "dkd")
         assert tune.main(["--resume", "mine", "--out", str(out)]) == 130
     else:
-        assert (
-            tune.main(["--method", "kd", "dkd", "crd", "--name", "mine", "--out", str(out)]) == 130
-        )
-    assert begun == ["kd", "dkd"]
+        assert tune.main(["--method", "kd", "dkd", "--name", "mine", "--out", str(out)]) == 130
+    assert begun == [["mine-kd", "mine-dkd"]]
+    assert not (out / "mine" / "league.md").exists()
 
 
 def test_a_league_takes_no_searchs_folder(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
