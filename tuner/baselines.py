@@ -143,4 +143,6 @@ def not_measured(planned: Plan, told: Story) -> str:
 def in_words(planned: Plan) -> str:
     """Of the baseline's search, for `--plan`."""
     space = ", ".join(f"{name}: {value}" for name, value in planned.space.items())
-    return f"{planned.n_trials} trials of {planned.settings.method} in {planned.name}: {space}"
+    return (
+        f"{planned.n_trials} trials of {planned.settings.method} on top, in {planned.name}: {space}"
+    )

@@ -51,6 +51,8 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     if plan_only:
         for one in planned:
             console.print(report.plan_table(one))
+        for one in beside:
+            console.print(Text(f"baseline: {baselines.in_words(one)}"))
         return 0
     folder = planned[0].out / name
     taken = [

@@ -101,16 +101,10 @@ class Board:
 
     def refresh(self, *, force: bool = False) -> None:
         """Draw the table anew, a few times a second at most."""
-        if self.live and self.due(force=force):
-            self.live.update(self._picture(), refresh=True)
-
-    def due(self, *, force: bool) -> bool:
-        """Whether it is time for a new picture."""
         now = time.monotonic()
-        if not force and now - self.last < REFRESH:
-            return False
-        self.last = now
-        return True
+        if self.live and (force or now - self.last >= REFRESH):
+            self.last = now
+            self.live.update(self._picture(), refresh=True)
 
     def done(self) -> int:
         """How many students of this stage have ended."""
@@ -118,16 +112,20 @@ class Board:
         return sum(s.kind in self.kinds and s.status != "running" for s in students)
 
     def _remaining(self, students: list[Student]) -> str:
-        """By the pace of this stage: epochs a second, and the epochs of a student that ended."""
+        seconds = self.seconds_left(students)
+        return "…" if seconds is None else duration(seconds)
+
+    def seconds_left(self, students: list[Student]) -> float | None:
+        """By the pace of this stage, epochs a second, and the epochs of a student that ended; None before that."""
         trained = sum(len(s.history) for s in students) - self.epochs_before
         if trained < 4:
-            return "…"
+            return None
         ended = [len(s.history) for s in students if s.status != "running"]
         longest = max(s.epochs for s in students)
         mean = (sum(ended) + longest) / (len(ended) + 1)
         running = sum(max(0, mean - len(s.history)) for s in students if s.status == "running")
         left = running + mean * (self.n_students - len(students)) + self.epochs_after
-        return duration(left * (time.monotonic() - self.stage_started) / trained)
+        return left * (time.monotonic() - self.stage_started) / trained
 
     def _picture(self) -> Group:
         students = self.story.of_kind(*self.kinds)

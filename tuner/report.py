@@ -65,7 +65,8 @@ def plan_table(planned: Plan) -> Group:
         "first trial": settings_in_words(planned.published) + " (the published setting)",
         "trials": f"{planned.n_trials} by {planned.search}, {_early(planned)}",
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
-        "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
+        "confirmation": f"best {s.confirm_top}, default{', tuned baseline' * s.tune_baseline} and plain student, "
+        f"{s.confirm_seeds} seeds each",
         **_baseline_plan(planned),
         "evaluation": f"{s.evaluate}, of what is compared on the test set",
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
@@ -83,13 +84,11 @@ def plan_table(planned: Plan) -> Group:
 
 
 def _baseline_plan(planned: Plan) -> dict[str, str]:
-    """The search that tunes the baseline, where there is one; its epochs and time come on top."""
-    found = baselines.beside([planned])
-    if not found.of:
+    """The search that tunes the baseline, where there is one; a league, whose searches may share one, says its own."""
+    if planned.settings.experiment:
         return {}
-    return {
-        "baseline": "\n".join(map(baselines.in_words, found.plans)) + "; epochs and time on top"
-    }
+    found = baselines.beside([planned]).plans
+    return {"baseline": baselines.in_words(found[0])} if found else {}
 
 
 def _time(planned: Plan, least: int, most: int) -> str:

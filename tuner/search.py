@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from trainables import teacher as teachers
 from trainables.data import sources
 from trainables.data.splits import Facts, prepare, whole
@@ -353,13 +355,25 @@ def _search_and_confirm(searches: Sequence[Underway]) -> int:
     left = [one for one in searches if not _ends_here(one)]
     students.train(_strands(_retrain, left))
     for one in left:
-        planned, task, journal, board = one.planned, one.task, one.journal, one.board
-        answer = verdict.judge(planned, task, journal, board, partial(_submit, planned))
-        report.write(planned, task, board.story, answer, journal)
-        _close_one(one, "finished")
-        board.console.print(report.final_table(planned, board.story, answer))
+        if len(searches) > 1:
+            one.board.console.print(Text(f"\n{one.planned.name}", style="bold"))
+        try:
+            _judge_and_report(one)
+        except ValueError as error:
+            if len(searches) == 1:
+                raise
+            one.board.say(f"not reported: {error}")  # the others are
+            _close_one(one, "failed")
     ends = [one.board.story.results["close"]["status"] for one in searches]
     return int(any(end != "finished" for end in ends))
+
+
+def _judge_and_report(one: Underway) -> None:
+    planned, task, journal, board = one.planned, one.task, one.journal, one.board
+    answer = verdict.judge(planned, task, journal, board, partial(_submit, planned))
+    report.write(planned, task, board.story, answer, journal)
+    _close_one(one, "finished")
+    board.console.print(report.final_table(planned, board.story, answer))
 
 
 def _strands(make: Callable[..., list[Strand]], searches: Sequence[Underway]) -> list[Strand]:

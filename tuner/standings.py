@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from tuner.journal import Event
-from tuner.progress import Board, best_of, line, make_console, settings_in_words
+from tuner.progress import (
+    REFRESH,
+    Board,
+    best_of,
+    duration,
+    line,
+    make_console,
+    settings_in_words,
+)
 
 COLUMNS = ("search", "done", "running", "epochs", "best val", "settings")
 
@@ -51,9 +59,8 @@ class Member(Board):
             self.standings.print(f"{self.name} {words}")
 
     def refresh(self, *, force: bool = False) -> None:
-        """Draw the common table anew."""
-        if self.due(force=force):
-            self.standings.draw()
+        """Draw the common table anew, a few times a second at most."""
+        self.standings.draw(force=force)
 
     def row(self) -> list[str]:
         """This search in the common table."""
@@ -76,6 +83,7 @@ class Standings:
         self.console = console or make_console()
         self.live: Live | None = None
         self.said: set[str] = set()
+        self.last = 0.0
         self.members = [Member(self, name) for name in names]
 
     def say(self, text: str) -> None:
@@ -100,16 +108,21 @@ class Standings:
             self.live.stop()
             self.live = None
 
-    def draw(self) -> None:
-        """The table as it is now."""
-        if self.live is not None:
+    def draw(self, *, force: bool) -> None:
+        """The table as it is now, unless it has just been drawn."""
+        now = time.monotonic()
+        if self.live is not None and (force or now - self.last >= REFRESH):
+            self.last = now
             self.live.update(self.picture(), refresh=True)
 
     def picture(self) -> Table:
         """A row for each search that is in this stage."""
         shown = [member for member in self.members if member.shown]
-        title = Text(shown[0].title.partition(" ")[0] if shown else "", style="bold")
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        left = [member.seconds_left(member.story.of_kind(*member.kinds)) for member in shown]
+        known = [seconds for seconds in left if seconds is not None]
+        about = duration(max(known)) if known else "…"  # they share the workers: the slowest tells
+        words = f"{len(shown)} searches in turn, about {about} left"
+        table = Table(title=words, title_justify="left", box=None, pad_edge=False)
         for name in COLUMNS:
             table.add_column(name, justify="left" if name in ("search", "settings") else "right")
         for member in shown:
