@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.train._internal.storage import StorageContext
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -21,7 +22,7 @@ ANY: Any = None  # what nobody looks at
 
 
 def strand(name: str, searcher: Any = None, n_ended: int = 0, **parts: Any) -> Strand:
-    planned: Any = SimpleNamespace(name=name, folder=Path("/out") / name)
+    planned: Any = SimpleNamespace(name=name, folder=parts.get("folder", Path(name)))
     scheduler = parts.get("scheduler") or make("none", EPOCHS, GRACE)
     recorder = parts.get("recorder")
     return Strand(planned, ANY, searcher, scheduler, recorder, 9, n_ended, lambda: None)
@@ -79,7 +80,7 @@ class Controlled:
 
     def __init__(self, search: str, number: int) -> None:
         self.config = {"search": search, "id": f"kd-{number:03d}", "number": number}
-        self.storage = SimpleNamespace(storage_fs_path="/out/league", experiment_dir_name="x")
+        self.storage: Any = None
 
     def set_storage(self, storage: Any) -> None:
         self.storage = storage
@@ -97,16 +98,15 @@ def test_each_rule_hears_of_its_own_trials_alone() -> None:
     assert list(rules["b"].curves) == [f"kd-{n:03d}" for n in range(1, 8)]
 
 
-def test_checkpoints_lie_in_the_searchs_own_folder() -> None:
-    """The trial's own place is changed, not the one that all trials were given."""
+def test_checkpoints_lie_in_the_searchs_own_folder(tmp_path: Path) -> None:
+    """By Ray's own storage, which accepts the place; the trial's own is changed, not the one that all were given."""
     trial: Any = Controlled("a", 0)
-    shared = trial.storage
-    OwnRules([strand("a")]).on_trial_add(ANY, trial)
-    assert (trial.storage.storage_fs_path, trial.storage.experiment_dir_name) == (
-        "/out",
-        f"a/{CHECKPOINTS}",
-    )
-    assert shared.storage_fs_path == "/out/league"
+    shared = StorageContext(tmp_path / "league", "x", trial_dir_name="kd-000")
+    trial.storage = shared
+    OwnRules([strand("a", folder=tmp_path / "a")]).on_trial_add(ANY, trial)
+    assert trial.storage.trial_fs_path == str(tmp_path / "a" / CHECKPOINTS / "kd-000")
+    trial.storage._check_validation_file()
+    assert shared.trial_fs_path == str(tmp_path / "league" / "x" / "kd-000")
 
 
 def test_each_recorder_hears_of_its_own_trials_and_of_every_step() -> None:

@@ -328,6 +328,22 @@ def test_a_name_that_is_taken(out: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (out / "mine" / "report.md").read_text() == "kept"
 
 
+def test_a_name_that_the_baselines_search_would_take(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "mine-vanilla-tuned").mkdir(parents=True)
+    told = refused((*KD, "--tune-baseline", "--name", "mine", "--out", str(out)), capsys)
+    assert told.startswith("--name must be a new search, got 'mine-vanilla-tuned'")
+
+
+def test_the_plain_students_own_search_has_no_baseline(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refused(("--method", "vanilla", "--tune-baseline", "--out", str(out)), capsys)
+    assert told.startswith("--tune-baseline must have a method that has a baseline, got the plain")
+    assert list(out.parent.iterdir()) == []
+
+
 def test_overwrite_deletes_nothing_before_all_is_checked(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -425,6 +441,13 @@ def test_plan_of_a_grid_counts_its_cells(out: Path, capsys: pytest.CaptureFixtur
     """3 x 2 cells, and the published default (4, 0.9), which is none of them; --trials plays no part."""
     grid = ("--search", "grid", "--set", "temperature=grid(1,2,4)", "--set", "alpha=grid(0.1,0.5)")
     assert "7 by grid" in planned(out, capsys, *grid)
+
+
+def test_plan_tells_of_the_baselines_search(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 6 students x 5 seeds to confirm, beside 2 trials of 3 epochs."""
+    told = planned(out, capsys, "--tune-baseline", "--trials", "2", "--epochs", "3")
+    assert "baseline 2 trials of vanilla on top, in kd-digits-1-vanilla-tuned: " in told
+    assert "default, tuned baseline and plain student" in told and "96 to 96 in all" in told
 
 
 def test_plan_of_nothing_searched_is_one_trial(

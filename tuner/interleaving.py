@@ -135,6 +135,7 @@ def settle(trial: Trial, folder: Path) -> None:
     own = copy.copy(trial.storage)
     own.storage_fs_path = folder.parent.as_posix()
     own.experiment_dir_name = f"{folder.name}/{CHECKPOINTS}"
+    own._create_validation_file()  # without its mark there Ray writes nothing
     trial.set_storage(own)
 
 
