@@ -252,7 +252,7 @@ def test_leagues_page_has_the_pairs_of_those_that_are_finished(tmp_path: Path) -
     page = league.page(folder, league.table(folder), league.tuned_accuracies(folder))
     assert "0 of 1 pairs differ (paired t-test over 2 seeds" in page
     assert "| 1 dkd |  | +7.00 |" in page
-    assert "Searched in turn on the same workers: at 0 trials" in page
+    assert "Searched: at 0 trials, 0 epochs; dkd" in page
 
 
 def test_budgets_are_equal_or_named() -> None:

@@ -98,7 +98,8 @@ def test_league_shows_all_and_says_which_differ(ended: League) -> None:
     for words in ("kd", "dkd", "plain convnet4", "tuned plain convnet4", "tuned plain KD convnet4"):
         assert f"| {words} |" in page
     assert "of 1 pairs" in page and "of 1 pairs" in ended.resumed.out
-    assert "Searched in turn on the same workers: kd 3 trials, 6 epochs; dkd 3 trials" in page
+    assert "Equal budget: 3 trials of up to 2 epochs for each of 2 methods" in page
+    assert "Searched: kd 3 trials, 6 epochs; dkd 3 trials, 6 epochs." in page
 
 
 def test_mlflow_has_each_student_once_in_the_leagues_experiment(ended: League) -> None:

@@ -20,13 +20,15 @@ def test_what_all_say_is_said_once_and_a_trials_end_with_its_search() -> None:
     """On a pipe."""
     made, out = standings(terminal=False)
     for member in made.members:
-        member.begin("search", ("search",), 3)
         member.say("teacher: found")
+    for member in made.members:
+        member.begin("search", ("search",), 3)
+        member.say("test set opened once")
         member.story.students["kd-001"] = trial(1, 0.9)
         member.take({"event": "end", "id": "kd-001", "status": "finished"})
         member.end()
     said = out.getvalue()
-    assert said.count("teacher: found") == 1
+    assert said.count("teacher: found") == 1 and said.count("test set opened once") == 2
     assert "l-kd [1/3] kd-001 finished" in said and "l-dkd [1/3] kd-001 finished" in said
 
 

@@ -47,7 +47,8 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     beside = baselines.beside(planned).plans
     for reason in left_out:
         console.print(Text(f"left out: {reason}"))
-    console.print(Text(budget_in_words(planned)))
+    budget = budget_in_words(planned)
+    console.print(Text(budget))
     if plan_only:
         for one in planned:
             console.print(report.plan_table(one))
@@ -64,7 +65,8 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
         )
     plan.check_outside(planned[0])
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"version": 1, "searches": [one.settings.model_dump(mode="json") for one in planned]}
+    searches = [one.settings.model_dump(mode="json") for one in planned]
+    record = {"version": 1, "budget": budget, "searches": searches}
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
     return _finish(folder, search.run_all(planned, _command(folder, given)))
 
@@ -115,9 +117,8 @@ def resume(name: str, given: dict[str, Any]) -> int:
     """Go on with the searches of a league that are not finished; the exit status. ValueError for other settings."""
     folder = _folder(name, given)
     search.refuse_settings({key: value for key, value in given.items() if key != "out"})
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     planned = []
-    for written in record["searches"]:
+    for written in _record(folder)["searches"]:
         known = folder.parent / written["name"] / search.SETTINGS
         settings = search.settings_in(known.parent) if known.is_file() else Settings(**written)
         planned.append(plan.make(settings.model_copy(update={"out": folder.parent})))
@@ -161,13 +162,13 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def spent_in_words(folder: Path) -> str:
-    """What each search has spent: trials, and epochs of them, which early stopping makes fewer for some."""
-    parts = []
+    """What each search might spend, and has spent: of its epochs early stopping saves some more than others."""
+    parts, budget = [], _record(folder).get("budget", "")  # which older leagues do not have
     for method, told in _stories(folder):
         trials = told.of_kind("search")
         epochs = sum(len(student.history) for student in trials)
         parts.append(f"{method} {len(trials)} trials, {epochs} epochs")
-    return f"Searched in turn on the same workers: {'; '.join(parts)}."
+    return f"{budget} Searched: {'; '.join(parts)}.".strip()
 
 
 def tuned_accuracies(folder: Path) -> dict[str, list[float]]:
@@ -183,10 +184,14 @@ def tuned_accuracies(folder: Path) -> dict[str, list[float]]:
 
 def _stories(folder: Path) -> Iterator[tuple[str, Story]]:
     """Every search of the league: its method, and what has happened in it."""
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    for written in record["searches"]:
+    for written in _record(folder)["searches"]:
         path = folder.parent / written["name"]
         yield written["method"], story(path) if (path / FILE).exists() else Story()
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
 
 
 def _done(told: Story) -> bool:

@@ -32,8 +32,15 @@ class Member(Board):
         self.standings, self.name, self.shown = standings, name, False
 
     def say(self, text: str) -> None:
-        """One line, unless another search has said the same."""
+        """One line; while all are made ready, unless another search has said the same."""
         self.standings.say(text)
+
+    def begin(
+        self, title: str, kinds: tuple[str, ...], n_students: int, epochs_after: int = 0
+    ) -> None:
+        """A stage of this search, with a row in the common table."""
+        self.standings.begun = True
+        super().begin(title, kinds, n_students, epochs_after)
 
     @contextmanager
     def counting(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
@@ -83,12 +90,13 @@ class Standings:
         self.console = console or make_console()
         self.live: Live | None = None
         self.said: set[str] = set()
+        self.begun = False
         self.last = 0.0
         self.members = [Member(self, name) for name in names]
 
     def say(self, text: str) -> None:
-        """One line, once: what holds for all searches each of them would say."""
-        if text not in self.said:
+        """One line; before anything is trained only once, because each search would say what holds for all."""
+        if self.begun or text not in self.said:
             self.said.add(text)
             self.print(text)
 
