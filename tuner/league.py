@@ -48,8 +48,8 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     for reason in left_out:
         console.print(Text(f"left out: {reason}"))
     budget = budget_in_words(planned)
-    console.print(Text(budget))
     if plan_only:
+        console.print(Text(budget))
         for one in planned:
             console.print(report.plan_table(one))
         for one in beside:
@@ -68,6 +68,7 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     searches = [one.settings.model_dump(mode="json") for one in planned]
     record = {"version": 1, "budget": budget, "searches": searches}
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    console.print(Text(budget))
     return _finish(folder, search.run_all(planned, _command(folder, given)))
 
 
