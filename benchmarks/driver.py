@@ -42,7 +42,7 @@ def trivial() -> type:
     class Trivial(tune.Trainable):  # type: ignore[misc]
         """Reports a number and trains nothing."""
 
-        def setup(self, config: dict[str, Any], task: object = None) -> None:
+        def setup(self, config: dict[str, Any], tasks: object = None) -> None:
             """Nothing to open."""
             self.epoch = 0
 
@@ -106,7 +106,7 @@ def one(n_trials: int, n_reports: int, search: str, folder: Path, profile: Path 
         if profile is not None:
             profiler.enable()
         with patch.object(students, "Trial", trivial()), listening:
-            students.search(made, None, journal, board)  # type: ignore[arg-type]
+            students.train(students.search(made, None, journal, board))  # type: ignore[arg-type]
         profiler.disable()
         took = ends.between()
         took["done"] = sum(student.complete for student in board.story.students.values())

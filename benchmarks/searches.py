@@ -84,7 +84,7 @@ def ours(job_file: Path) -> None:
             cache_folder=str(out / "targets"),
             cache_bytes=made.cache_bytes,
         )
-        students.search(made, task, journal, board)
+        students.train(students.search(made, task, journal, board))
         searched = time.time()
         ended = [student for student in board.story.students.values() if student.history]
         epochs = sum(len(student.history) for student in ended)

@@ -174,7 +174,8 @@ def test_report_tables_have_a_row_for_each_network_and_radius() -> None:
     full["champion"] = {"measured": {**measured(0.3, 0.0), "robust/linf_0.1/aa": 0.3}}
     rows = evaluation_report.robust_rows(full)
     assert rows[0] == ["network", "radius", "FGSM", "worst case", "AutoAttack", "flags"]
-    assert [row[0] for row in rows[1:]] == [*confirm.ROLES.values(), "teacher", "champion"]
+    known = [confirm.ROLES[role] for role in full["rows"]]
+    assert [row[0] for row in rows[1:]] == [*known, "teacher", "champion"]
     assert rows[-1] == ["champion", "linf 0.1", "30.00", "30.00", "30.00", ""]
     assert rows[-2][4] == ""
     assert evaluation_report.quality_rows(full)[-1] == ["champion", "0.300", "30.00"]
@@ -216,18 +217,53 @@ def test_report_of_a_temperature_that_was_not_searched_compares_nothing() -> Non
     assert [len(row) for row in teacher_report.rows(found["teacher"])] == [8, 8]
 
 
+def made_league(folder: Path, answers: dict[str, dict[str, Any] | None]) -> None:
+    """A league `l` of these methods, each with its answer; without one its search has not begun."""
+    searches = [{"name": f"l-{method}", "method": method} for method in answers]
+    (folder / "l").mkdir()
+    (folder / "l" / league.RECORD).write_text(json.dumps({"version": 1, "searches": searches}))
+    for method, found in answers.items():
+        if found is not None:
+            (folder / f"l-{method}").mkdir()
+            journal = Journal(folder / f"l-{method}")
+            journal.write("answer", **found)
+            journal.close()
+
+
+def better() -> dict[str, Any]:
+    """Tuned: 0.99 and 0.99."""
+    found = answer()
+    found["rows"]["tuned"] = {**found["rows"]["tuned"], "accuracy": [0.99, 0.99]}
+    return found
+
+
 def test_league_is_sorted_by_test_accuracy_and_shows_what_is_missing(tmp_path: Path) -> None:
-    better = answer()
-    better["rows"]["tuned"] = {**better["rows"]["tuned"], "accuracy": [0.99, 0.99]}
-    searches = [{"name": f"l-{m}", "method": m} for m in ("at", "dkd", "crd")]
-    (tmp_path / "l").mkdir()
-    (tmp_path / "l" / league.RECORD).write_text(json.dumps({"version": 1, "searches": searches}))
-    for method, found in (("at", answer()), ("dkd", better)):
-        (tmp_path / f"l-{method}").mkdir()
-        journal = Journal(tmp_path / f"l-{method}")
-        journal.write("answer", **found)
-        journal.close()
+    made_league(tmp_path, {"at": answer(), "dkd": better(), "crd": None})
     rows = league.table(tmp_path / "l")[1:]
     assert [row[0] for row in rows] == ["dkd", "at", "plain convnet4", "crd"]
     assert rows[0][2].startswith("99.00") and rows[3][1] == "not finished"
     assert {len(row) for row in league.table(tmp_path / "l")} == {8}
+
+
+def test_leagues_page_has_the_pairs_of_those_that_are_finished(tmp_path: Path) -> None:
+    """By hand: dkd is 9 and 5 points above at, mean 7; crd is in no pair."""
+    made_league(tmp_path, {"at": answer(), "dkd": better(), "crd": None})
+    folder = tmp_path / "l"
+    page = league.page(folder, league.table(folder), league.tuned_accuracies(folder))
+    assert "0 of 1 pairs differ (paired t-test over 2 seeds" in page
+    assert "| 1 dkd |  | +7.00 |" in page
+    assert "Searched: at 0 trials, 0 epochs; dkd" in page
+
+
+def test_budgets_are_equal_or_named() -> None:
+    """By hand: a grid of two temperatures has the published default and two cells; three and dkd's default make 4."""
+    methods = ("kd", "dkd")
+    equal = [plan.make(make({"method": m, "trials": 5, "epochs": 3})) for m in methods]
+    assert "Equal budget: 5 trials of up to 3 epochs for each of 2" in league.budget_in_words(equal)
+    grids = {"kd": ["temperature=grid(1,2)", "alpha=0.5"], "dkd": ["temperature=grid(1,2,3)"]}
+    grids["dkd"] += ["tckd=1", "nckd=8", "warmup=0"]
+    other = [
+        plan.make(make({"method": m, "search": "grid", "set": s, "epochs": 3}))
+        for m, s in grids.items()
+    ]
+    assert "kd 3 of 3, dkd 4 of 3" in league.budget_in_words(other)

@@ -23,6 +23,7 @@ OWNERS = {  # foreign system -> the files that may import it
         "trainables/trainable.py",
         "tuner/batches.py",
         "tuner/cluster.py",
+        "tuner/interleaving.py",
         "tuner/population.py",
         "tuner/recorder.py",
         "tuner/samplers.py",
@@ -32,6 +33,7 @@ OWNERS = {  # foreign system -> the files that may import it
     "trainables.data.sealed": {"tuner/judging.py"},
 }
 BASELINE = {
+    "tuner/baselines.py",
     "tuner/confirm.py",
     "tuner/league.py",
     "trainables/teacher_training.py",

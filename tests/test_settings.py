@@ -285,18 +285,23 @@ def test_a_league_is_resumed_as_it_was(
 def test_a_signal_ends_the_whole_league(
     resumed: bool, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of three searches returns 130: the third is not begun."""
-    begun: list[str] = []
-    statuses = iter((0, 130, 0))
-    monkeypatch.setattr(search, "run", lambda s, **_: begun.append(s.method) or next(statuses))
+    """All are begun together; a league that a signal has ended has no table yet."""
+    begun: list[list[str]] = []
+
+    def ended(planned: list[plan.Plan], resume_command: str) -> int:
+        begun.append([one.name for one in planned])
+        assert resume_command == f"python tune.py --resume mine --out {out}"
+        return 130
+
+    monkeypatch.setattr(search, "run_all", ended)
+    monkeypatch.setattr(search, "resume_all", ended)
     if resumed:
-        league(out, "kd", "dkd", "crd")
+        league(out, "kd", "dkd")
         assert tune.main(["--resume", "mine", "--out", str(out)]) == 130
     else:
-        assert (
-            tune.main(["--method", "kd", "dkd", "crd", "--name", "mine", "--out", str(out)]) == 130
-        )
-    assert begun == ["kd", "dkd"]
+        assert tune.main(["--method", "kd", "dkd", "--name", "mine", "--out", str(out)]) == 130
+    assert begun == [["mine-kd", "mine-dkd"]]
+    assert not (out / "mine" / "league.md").exists()
 
 
 def test_a_league_takes_no_searchs_folder(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,6 +326,22 @@ def test_a_name_that_is_taken(out: Path, capsys: pytest.CaptureFixture[str]) -> 
     told = refused((*KD, "--name", "mine", "--out", str(out)), capsys)
     assert "--resume mine goes on with it, --overwrite deletes it first" in told
     assert (out / "mine" / "report.md").read_text() == "kept"
+
+
+def test_a_name_that_the_baselines_search_would_take(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "mine-vanilla-tuned").mkdir(parents=True)
+    told = refused((*KD, "--tune-baseline", "--name", "mine", "--out", str(out)), capsys)
+    assert told.startswith("--name must be a new search, got 'mine-vanilla-tuned'")
+
+
+def test_the_plain_students_own_search_has_no_baseline(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refused(("--method", "vanilla", "--tune-baseline", "--out", str(out)), capsys)
+    assert told.startswith("--tune-baseline must have a method that has a baseline, got the plain")
+    assert list(out.parent.iterdir()) == []
 
 
 def test_overwrite_deletes_nothing_before_all_is_checked(
@@ -420,6 +441,13 @@ def test_plan_of_a_grid_counts_its_cells(out: Path, capsys: pytest.CaptureFixtur
     """3 x 2 cells, and the published default (4, 0.9), which is none of them; --trials plays no part."""
     grid = ("--search", "grid", "--set", "temperature=grid(1,2,4)", "--set", "alpha=grid(0.1,0.5)")
     assert "7 by grid" in planned(out, capsys, *grid)
+
+
+def test_plan_tells_of_the_baselines_search(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 6 students x 5 seeds to confirm, beside 2 trials of 3 epochs."""
+    told = planned(out, capsys, "--tune-baseline", "--trials", "2", "--epochs", "3")
+    assert "baseline 2 trials of vanilla on top, in kd-digits-1-vanilla-tuned: " in told
+    assert "default, tuned baseline and plain student" in told and "96 to 96 in all" in told
 
 
 def test_plan_of_nothing_searched_is_one_trial(

@@ -573,3 +573,29 @@ def test_a_checkpoint_holds_no_code(place: Callable[[str], Workplace], tmp_path:
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
         worker.load_checkpoint(str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_worker_that_turns_to_another_search_trains_as_one_of_its_own(
+    place: Callable[[str], Workplace],
+) -> None:
+    """Against a workplace opened for that search alone; images and teacher stay open, what is prepared does not."""
+    first, own = place("kd"), place("ft")
+    _ = first.teacher, first.prepared
+    moved = first.moved(own.task)
+    assert moved.train is first.train and moved.teacher is first.teacher
+    assert same(trained(moved, 1, method="ft").state(), trained(own, 1, method="ft").state())
+    assert same(
+        trained(moved.moved(first.task), 1, method="kd").state(),
+        trained(first, 1, method="kd").state(),
+    )
+
+
+def test_a_worker_opens_what_another_search_has_of_its_own(
+    place: Callable[[str], Workplace],
+) -> None:
+    """Another teacher, other data."""
+    first = place("kd")
+    _ = first.teacher
+    other = replace(first.task, teacher=replace(first.task.teacher, accuracy=0.1))
+    assert first.moved(other).teacher is not first.teacher
+    assert first.moved(replace(first.task, workers=1)).train is not first.train

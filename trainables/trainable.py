@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -66,6 +67,20 @@ class Workplace:
             resident(open_split(task.facts, part, task.workers), self.device)
             for part in ("train", "val")
         )
+
+    def moved(self, task: Task) -> Workplace:
+        """The same place for another search's task; what both have in common stays open."""
+        if task is self.task:
+            return self
+        known = self.task
+        if (task.facts, task.use_gpu, task.workers) != (known.facts, known.use_gpu, known.workers):
+            return Workplace(task)
+        place = copy.copy(self)
+        place.task = task
+        kept = (task.teacher, task.stages.teacher) == (known.teacher, known.stages.teacher)
+        for name in ("prepared",) if kept else ("prepared", "teacher"):
+            place.__dict__.pop(name, None)  # made when it is asked for
+        return place
 
     @cached_property
     def teacher(self) -> nn.Module:
@@ -184,15 +199,17 @@ def not_trained(config: Mapping[str, Any]) -> dict[str, Any]:
 class Trial(tune.Trainable):
     """Reports val/accuracy after every epoch; a diverged student ends itself and says so."""
 
-    def setup(self, config: dict[str, Any], task: Task | None = None) -> None:
-        """Open the workplace and build the first student."""
-        assert task is not None
-        self.workplace = Workplace(task)
+    def setup(self, config: dict[str, Any], tasks: Mapping[str, Task] | None = None) -> None:
+        """Open the workplace and build the first student; `tasks` by the name of the search they are of."""
+        assert tasks is not None
+        self.tasks = tasks
+        self.workplace = Workplace(tasks[config["search"]])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become another trial in the same process; its student is built by the first step."""
+        """Become another trial in the same process, maybe of another search; its student is built by the first step."""
         self.config = new_config
+        self.workplace = self.workplace.moved(self.tasks[new_config["search"]])
         self.student: Training | None = None
         self.state: dict[str, Any] | None = None
         self.best = 0.0

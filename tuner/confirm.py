@@ -12,20 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trainables.recipe import RECIPE_KEYS
 from trainables.trainable import Task
-from tuner import standing, students
-from tuner.journal import Journal, Story, Student
+from tuner import baselines, standing, students
+from tuner.interleaving import Strand
+from tuner.journal import Event, Journal, Story, Student
 from tuner.plan import Plan
 from tuner.progress import Board
 from tuner.samplers import Config, Listed
 from tuner.schedulers import make as make_scheduler
 from tuner.spaces import STUDENT
 
-BASELINES = ("vanilla", "default")
-ROLES = {"vanilla": "plain student", "default": "published default", "tuned": "tuned"}
+BASELINES = ("vanilla", "default", *baselines.ROLES)
+ROLES = {
+    "vanilla": "plain student",
+    "default": "published default",
+    **baselines.ROLES,
+    "tuned": "tuned",
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,10 @@ def seeds(planned: Plan) -> list[int]:
     return [planned.settings.seed + 1 + i for i in range(planned.settings.confirm_seeds)]
 
 
-def contenders(planned: Plan, chosen: Sequence[Student]) -> list[Contender]:
-    """Plain student, published default and finalists.
+def contenders(
+    planned: Plan, chosen: Sequence[Student], told: Event | None = None
+) -> list[Contender]:
+    """Plain student, published default, the tuned baseline that `told` tells of, and finalists.
 
     The plain student is trained with the recipe of the best finalist, where the recipe is searched. In a search of
     the plain student itself it is the published default, and is not trained twice.
@@ -73,35 +82,37 @@ def contenders(planned: Plan, chosen: Sequence[Student]) -> list[Contender]:
     ranked = [Contender(f"finalist-{i}", s.method, s.hyper, s.id) for i, s in enumerate(chosen, 1)]
     if method == "vanilla":
         return [default, *ranked]
-    return [Contender("vanilla", "vanilla", recipe), default, *ranked]
+    tuned = [Contender(told["role"], told["method"], told["hyper"])] if told else []
+    return [Contender("vanilla", "vanilla", recipe), default, *tuned, *ranked]
 
 
 def retrain(
     planned: Plan, task: Task, chosen: Sequence[Student], journal: Journal, board: Board
-) -> None:
-    """Train every contender with every seed, as far as that has not been done; raises Interrupted."""
+) -> list[Strand]:
+    """Every contender with every seed, as far as that has not been trained, for `students.train`."""
+    options = contenders(planned, chosen, board.story.results.get(baselines.EVENT))
     configs = [
         _config(planned, contender, seed, n)
-        for n, (seed, contender) in enumerate(
-            (s, c) for s in seeds(planned) for c in contenders(planned, chosen)
-        )
+        for n, (seed, contender) in enumerate((s, c) for s in seeds(planned) for c in options)
     ]
     past = board.story.of_kind("confirm", "baseline")
     left = students.unfinished(planned, configs, past)
-    if left:
-        board.begin(
-            f"confirm over {len(seeds(planned))} seeds", ("confirm", "baseline"), len(configs)
-        )
-        scheduler = make_scheduler("none", planned.recipe.epochs, planned.grace)
-        students.fit(planned, task, Listed(left), scheduler, len(left), journal, board)
+    if not left:
+        return []
+    kinds, ended = ("confirm", "baseline"), len(configs) - len(left)
+    begin = partial(board.begin, f"confirm over {len(seeds(planned))} seeds", kinds, len(configs))
+    scheduler = make_scheduler("none", planned.recipe.epochs, planned.grace)
+    recorder = students.recording(journal, board)
+    return [Strand(planned, task, Listed(left), scheduler, recorder, len(left), ended, begin)]
 
 
 def choose(planned: Plan, told: Story, options: Sequence[Contender]) -> Contender:
-    """The best contender on the mean over seeds (plain student aside), trained in full with every seed.
+    """The best contender on the mean over seeds (baselines aside), trained in full with every seed.
 
     Those that keep the constraints come first. Raises ValueError where no contender was trained so.
     """
-    usable = [c for c in options if c.role != "vanilla" and trained(planned, told, c)]
+    others = ("vanilla", *baselines.ROLES)
+    usable = [c for c in options if c.role not in others and trained(planned, told, c)]
     if not usable:
         raise ValueError(
             "at least one finalist must be trained with every seed, got none: see the journal for why"

@@ -1,23 +1,24 @@
-"""Several methods: one search each, of equal budget, in one MLflow experiment, and one table of them all.
+"""Several methods: one search each, of equal budget, side by side on the same workers, and one table of them all.
 
-A league is a folder `league.json` (its searches, in order) beside the searches' own folders; `--resume LEAGUE` goes
-on with what is not finished.
+A league is a folder with `league.json` (its searches, in order) beside the searches' own folders; `--resume LEAGUE`
+goes on with what is not finished. The searches share an MLflow experiment.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
-from functools import partial
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from trainables import methods
-from tuner import evaluation_report, plan, report, search
-from tuner.journal import FILE, story
+from tuner import baselines, evaluation_report, pairs, plan, report, search
+from tuner.journal import FILE, Story, story
+from tuner.plan import Plan
 from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
@@ -25,6 +26,7 @@ from tuner.statistics import interval, paired
 RECORD = "league.json"
 GAPS = ("test minus plain", "test minus default")
 HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
+BESIDE = {"vanilla": "plain", "vanilla-tuned": "tuned plain", "kd-tuned": "tuned plain KD"}
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
 
 
@@ -40,7 +42,41 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     if twice:
         raise ValueError(f"--method must name each method once, got {twice[0]!r} twice")
     name = given.get("name") or _made_up_name(given)
-    console, planned, left_out = make_console(), [], []
+    console = make_console()
+    planned, left_out = _planned(names, {**given, "name": name}, everything=everything)
+    beside = baselines.beside(planned).plans
+    for reason in left_out:
+        console.print(Text(f"left out: {reason}"))
+    budget = budget_in_words(planned)
+    if plan_only:
+        console.print(Text(budget))
+        for one in planned:
+            console.print(report.plan_table(one))
+        for one in beside:
+            console.print(Text(f"baseline: {baselines.in_words(one)}"))
+        return 0
+    folder = planned[0].out / name
+    taken = [
+        path for path in (folder, *(one.folder for one in (*planned, *beside))) if path.exists()
+    ]
+    if taken and not overwrite:
+        raise ValueError(
+            f"--name must be new, got {name!r}: --resume {name} goes on with it, --overwrite deletes it"
+        )
+    plan.check_outside(planned[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    searches = [one.settings.model_dump(mode="json") for one in planned]
+    record = {"version": 1, "budget": budget, "searches": searches}
+    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    console.print(Text(budget))
+    return _finish(folder, search.run_all(planned, _command(folder, given)))
+
+
+def _planned(
+    names: Sequence[str], given: dict[str, Any], *, everything: bool
+) -> tuple[list[Plan], list[ValueError]]:
+    """A plan for each method, and why those that cannot work are left out, which a named one must not be."""
+    planned, left_out, name = [], [], given["name"]
     for method in names:
         settings = make({**given, "method": method, "name": f"{name}-{method}", "experiment": name})
         try:
@@ -51,26 +87,26 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
             left_out.append(error)
     if not planned:
         raise left_out[0]
-    for reason in left_out:
-        console.print(Text(f"left out: {reason}"))
-    if plan_only:
-        for one in planned:
-            console.print(report.plan_table(one))
-        return 0
-    folder = planned[0].out / name
-    taken = [path for path in (folder, *(one.folder for one in planned)) if path.exists()]
-    if taken and not overwrite:
-        raise ValueError(
-            f"--name must be new, got {name!r}: --resume {name} goes on with it, --overwrite deletes it"
+    return planned, left_out
+
+
+def budget_in_words(planned: Sequence[Plan]) -> str:
+    """What each search may spend; where they differ, because a grid has its own cells, each is named."""
+    budgets = {one.settings.method: (one.n_trials, one.recipe.epochs) for one in planned}
+    if len(set(budgets.values())) == 1:
+        ((trials, epochs),) = set(budgets.values())
+        return (
+            f"Equal budget: {trials} trials of up to {epochs} epochs for each of {len(planned)} methods, in turn on "
+            "the same workers; then the same confirmation for each."
         )
-    plan.check_outside(planned[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"version": 1, "searches": [one.settings.model_dump(mode="json") for one in planned]}
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return _each(
-        folder,
-        [partial(search.run, one.settings, overwrite=overwrite) for one in planned],
-    )
+    each = ", ".join(f"{name} {trials} of {epochs}" for name, (trials, epochs) in budgets.items())
+    return f"Not the same budget for all, because their spaces do not have as many cells (trials of epochs): {each}."
+
+
+def _command(folder: Path, given: dict[str, Any]) -> str:
+    default = Settings.model_fields["out"].default
+    out = Path(given.get("out", default))
+    return f"python tune.py --resume {folder.name}" + (f" --out {out}" if out != default else "")
 
 
 def is_one(name: str, given: dict[str, Any]) -> bool:
@@ -82,66 +118,115 @@ def resume(name: str, given: dict[str, Any]) -> int:
     """Go on with the searches of a league that are not finished; the exit status. ValueError for other settings."""
     folder = _folder(name, given)
     search.refuse_settings({key: value for key, value in given.items() if key != "out"})
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    left: list[Callable[[], int]] = []
-    for written in record["searches"]:
-        settings = Settings(**written)
-        here = folder.parent / str(settings.name)
-        if not here.exists():
-            left.append(partial(search.run, settings))
-        elif not (here / "report.md").exists():
-            left.append(partial(search.resume, str(settings.name), {"out": folder.parent}))
-    return _each(folder, left)
+    planned = []
+    for written in _record(folder)["searches"]:
+        known = folder.parent / written["name"] / search.SETTINGS
+        settings = search.settings_in(known.parent) if known.is_file() else Settings(**written)
+        planned.append(plan.make(settings.model_copy(update={"out": folder.parent})))
+    return _finish(folder, search.resume_all(planned, _command(folder, given)))
 
 
-def _each(folder: Path, searches: list[Callable[[], int]]) -> int:
-    """One after the other, until all are done or a signal has ended one; the worst status."""
-    statuses = []
-    for one in searches:
-        statuses.append(one())
-        if statuses[-1] >= SIGNALLED:
-            return statuses[-1]
-    return _finish(folder, statuses)
-
-
-def _finish(folder: Path, statuses: list[int]) -> int:
-    """Print and write the table; the worst status."""
-    rows = table(folder)
+def _finish(folder: Path, status: int) -> int:
+    """Print and write the table, unless a signal has ended it all; the status."""
+    if status >= SIGNALLED:
+        return status
+    rows, tuned = table(folder), tuned_accuracies(folder)
     console = make_console()
     console.print(report.rich_table("All methods, test accuracy in percent, best first", rows))
+    for sentence in pairs.sentences(tuned):
+        console.print(Text(sentence))
+    (folder / "league.md").write_text(page(folder, rows, tuned), encoding="utf-8")
+    console.print(Text(f"league    {folder / 'league.md'}"))
+    return status
+
+
+def page(folder: Path, rows: list[list[str]], tuned: dict[str, list[float]]) -> str:
+    """league.md: the table, and which of the tuned methods differ."""
+    parts = [
+        f"# {folder.name}",
+        spent_in_words(folder),
+        "Percent, mean ± 95 % interval over seeds; differences paired by seed; test set opened once a search.",
+        _markdown(rows),
+    ]
+    if len(tuned) > 1:
+        said = (
+            "Row minus column on the test set, in points; `*` where the difference is told from 0."
+        )
+        parts += ["## Which differ", *pairs.sentences(tuned), said, _markdown(pairs.matrix(tuned))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
-    title = "Percent, mean ± 95 % interval over seeds; differences paired by seed; test set opened once a search."
-    text = f"# {folder.name}\n\n{title}\n\n" + "\n".join(lines) + "\n"
-    (folder / "league.md").write_text(text, encoding="utf-8")
-    console.print(Text(f"league    {folder / 'league.md'}"))
-    return max(statuses, default=0)
+    return "\n".join(lines)
+
+
+def spent_in_words(folder: Path) -> str:
+    """What each search might spend, and has spent: of its epochs early stopping saves some more than others."""
+    parts, budget = [], _record(folder).get("budget", "")  # which older leagues do not have
+    for method, told in _stories(folder):
+        trials = told.of_kind("search")
+        epochs = sum(len(student.history) for student in trials)
+        parts.append(f"{method} {len(trials)} trials, {epochs} epochs")
+    return f"{budget} Searched: {'; '.join(parts)}.".strip()
+
+
+def tuned_accuracies(folder: Path) -> dict[str, list[float]]:
+    """Test accuracy of each method's tuned setting, seed by seed: of those with the seeds of the first."""
+    answers = {method: told.results["answer"] for method, told in _stories(folder) if _done(told)}
+    seeds = next(iter(answers.values()))["seeds"] if answers else []
+    return {
+        method: answer["rows"]["tuned"]["accuracy"]
+        for method, answer in answers.items()
+        if answer["seeds"] == seeds
+    }
+
+
+def _stories(folder: Path) -> Iterator[tuple[str, Story]]:
+    """Every search of the league: its method, and what has happened in it."""
+    for written in _record(folder)["searches"]:
+        path = folder.parent / written["name"]
+        yield written["method"], story(path) if (path / FILE).exists() else Story()
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
+
+
+def _done(told: Story) -> bool:
+    return "answer" in told.results
 
 
 def table(folder: Path) -> list[list[str]]:
     """The league's rows, header first, by tuned test accuracy; searches without an answer at the end.
 
-    The plain student stands among them, once for each network.
+    The plain student stands among them, once for each network, and so does each tuned baseline.
     """
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     rows: list[tuple[float, list[str]]] = []
-    plain: dict[str, dict[str, Any]] = {}
-    for written in record["searches"]:
-        path = folder.parent / written["name"]
-        answer = story(path).results.get("answer") if (path / FILE).exists() else None
-        if answer is None:
-            rows.append((-1.0, [written["method"], "not finished", *[""] * (len(HEADER) - 2)]))
+    others: dict[str, tuple[float, list[str]]] = {}
+    for method, told in _stories(folder):
+        if not _done(told):
+            rows.append((-math.inf, [method, "not finished", *[""] * (len(HEADER) - 2)]))
             continue
-        rows.append(_row(written["method"], answer))
-        if "vanilla" in answer["rows"]:
-            found = answer["rows"]["vanilla"]
-            robust = {"robust": _robust(answer, found)}
-            plain.setdefault(answer["registered_as"].rpartition("-")[2], {**found, **robust})
-    for student, found in plain.items():
-        val, test = (interval(found[name]) for name in ("val", "accuracy"))
-        cells = [f"plain {student}", val.text(), test.text(), "", "", *found["robust"], ""]
-        rows.append((test.mean, cells))
+        answer = told.results["answer"]
+        rows.append(_row(method, answer))
+        student = answer["registered_as"].rpartition("-")[2]
+        for role in ("vanilla", *baselines.ROLES):
+            if role in answer["rows"]:
+                name = f"{BESIDE[role]} {student}"
+                others.setdefault(name, _beside(name, answer, role))
+    rows += others.values()
     return [list(HEADER), *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
+
+
+def _beside(name: str, answer: dict[str, Any], role: str) -> tuple[float, list[str]]:
+    """A network that the methods are compared with."""
+    found = answer["rows"][role]
+    val, test = (interval(found[key]) for key in ("val", "accuracy"))
+    setting = "" if role == "vanilla" else settings_in_words(found["hyper"])
+    return test.mean, [name, val.text(), test.text(), "", "", *_robust(answer, found), setting]
 
 
 def _row(method: str, answer: dict[str, Any]) -> tuple[float, list[str]]:

@@ -174,8 +174,9 @@ class Plan:
 
     @property
     def n_confirmed(self) -> int:
-        """Students that the confirmation trains: finalists, default and plain student, each seed."""
-        return (self.settings.confirm_top + 2) * self.settings.confirm_seeds
+        """Students that the confirmation trains: finalists, default, plain student and tuned baseline, each seed."""
+        contenders = self.settings.confirm_top + 2 + self.settings.tune_baseline
+        return contenders * self.settings.confirm_seeds
 
     @property
     def slots(self) -> int:

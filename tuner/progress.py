@@ -52,9 +52,13 @@ class Board:
         self.stage_started = time.monotonic()
         self.epochs_before = sum(len(s.history) for s in self.story.of_kind(*kinds))
         if self.live_possible:
-            self.live = Live(console=self.console, auto_refresh=False, transient=True)
-            self.live.start()
+            self.open_live()
         self.refresh(force=True)
+
+    def open_live(self) -> None:
+        """Put the table up."""
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.live.start()
 
     @contextmanager
     def counting(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
@@ -93,7 +97,7 @@ class Board:
         """Learn of an event; without a terminal, print a line for each student that ended."""
         self.story.add(event)
         if event["event"] == "end" and not self.live_possible:
-            self.say(line(self.story.students[event["id"]], self._done(), self.n_students))
+            self.say(line(self.story.students[event["id"]], self.done(), self.n_students))
 
     def refresh(self, *, force: bool = False) -> None:
         """Draw the table anew, a few times a second at most."""
@@ -102,21 +106,26 @@ class Board:
             self.last = now
             self.live.update(self._picture(), refresh=True)
 
-    def _done(self) -> int:
+    def done(self) -> int:
+        """How many students of this stage have ended."""
         students = self.story.students.values()
         return sum(s.kind in self.kinds and s.status != "running" for s in students)
 
     def _remaining(self, students: list[Student]) -> str:
-        """By the pace of this stage: epochs a second, and the epochs of a student that ended."""
+        seconds = self.seconds_left(students)
+        return "…" if seconds is None else duration(seconds)
+
+    def seconds_left(self, students: list[Student]) -> float | None:
+        """By the pace of this stage, epochs a second, and the epochs of a student that ended; None before that."""
         trained = sum(len(s.history) for s in students) - self.epochs_before
         if trained < 4:
-            return "…"
+            return None
         ended = [len(s.history) for s in students if s.status != "running"]
         longest = max(s.epochs for s in students)
         mean = (sum(ended) + longest) / (len(ended) + 1)
         running = sum(max(0, mean - len(s.history)) for s in students if s.status == "running")
         left = running + mean * (self.n_students - len(students)) + self.epochs_after
-        return duration(left * (time.monotonic() - self.stage_started) / trained)
+        return left * (time.monotonic() - self.stage_started) / trained
 
     def _picture(self) -> Group:
         students = self.story.of_kind(*self.kinds)
@@ -126,12 +135,12 @@ class Board:
             f"{counts[name]} {name}" for name in COUNTED if counts[name] or name == "running"
         )
         elapsed = duration(time.monotonic() - self.started)
-        head = Text.assemble((self.title, "bold"), f"  {self._done()}/{self.n_students}: {words}")
+        head = Text.assemble((self.title, "bold"), f"  {self.done()}/{self.n_students}: {words}")
         foot = Text(
             f"{epochs} epochs trained, {elapsed} gone, about {self._remaining(students)} left",
             style="dim",
         )
-        bar = ProgressBar(total=max(1, self.n_students), completed=self._done(), width=60)
+        bar = ProgressBar(total=max(1, self.n_students), completed=self.done(), width=60)
         line = Table.grid()
         line.add_row(bar)
         return Group(head, line, self._table(students), foot)

@@ -17,6 +17,7 @@ from trainables.data import sources
 from trainables.data.splits import Facts
 from trainables.trainable import Task
 from tuner import (
+    baselines,
     costs,
     evaluation_report,
     figures,
@@ -33,6 +34,12 @@ from tuner.progress import duration, settings_in_words
 from tuner.statistics import interval, paired
 from tuner.tracking import State
 
+SHORT = {
+    "vanilla": "plain",
+    "default": "default",
+    "kd-tuned": "tuned plain KD",
+    "vanilla-tuned": "plain, tuned",
+}
 START_SECONDS = 25  # imports, Ray, the report, MLflow
 
 
@@ -68,7 +75,9 @@ def plan_table(planned: Plan) -> Group:
         "first trial": settings_in_words(planned.published) + " (the published setting)",
         "trials": f"{planned.n_trials} by {planned.search}, {_early(planned)}",
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
-        "confirmation": f"best {s.confirm_top}, default and plain student, {s.confirm_seeds} seeds each",
+        "confirmation": f"best {s.confirm_top}, default{', tuned baseline' * s.tune_baseline} and plain student, "
+        f"{s.confirm_seeds} seeds each",
+        **_baseline_plan(planned),
         **_goals_plan(planned),
         "evaluation": f"{s.evaluate}, of what is compared on the test set",
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
@@ -84,6 +93,14 @@ def plan_table(planned: Plan) -> Group:
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return Group(Text("What would run (nothing has been started or written)", style="bold"), table)
+
+
+def _baseline_plan(planned: Plan) -> dict[str, str]:
+    """The search that tunes the baseline, where there is one; a league, whose searches may share one, says its own."""
+    if planned.settings.experiment:
+        return {}
+    found = baselines.beside([planned]).plans
+    return {"baseline": baselines.in_words(found[0])} if found else {}
 
 
 def _time(planned: Plan, least: int, most: int) -> str:
@@ -188,7 +205,8 @@ def outcomes(told: Story) -> str:
 
 def comparison(answer: dict[str, Any]) -> list[list[str]]:
     """The league table's rows, header first: one a role, then the teacher; percent."""
-    gaps = ("test minus plain", "test minus default")
+    others = ("vanilla", "default", *(role for role in baselines.ROLES if role in answer["rows"]))
+    gaps = (f"test minus {SHORT[role]}" for role in others)
     rows = [["", "val", "test", *gaps, *evaluation_report.columns(answer)]]
     for role, found in answer["rows"].items():
         rows.append(
@@ -196,14 +214,14 @@ def comparison(answer: dict[str, Any]) -> list[list[str]]:
                 ROLES[role],
                 interval(found["val"]).text(),
                 interval(found["accuracy"]).text(),
-                *(_gain(answer, role, other) for other in ("vanilla", "default")),
+                *(_gain(answer, role, other) for other in others),
                 *evaluation_report.cells(answer, found),
             ]
         )
     teacher = answer["teacher"]
     own = [f"{100 * teacher[name]:.2f}" for name in ("val", "accuracy")]
     robust = evaluation_report.cells(answer, teacher)
-    rows.append([f"teacher {teacher['model']}", *own, "", "", *robust])
+    rows.append([f"teacher {teacher['model']}", *own, *[""] * len(others), *robust])
     return rows
 
 
@@ -230,7 +248,7 @@ def sentences(planned: Plan, answer: dict[str, Any]) -> list[str]:
         said.append(
             f"Best setting: {settings_in_words(answer['hyper'])} (trial {answer['trial']})."
         )
-    for role in ("vanilla", "default"):
+    for role in ("vanilla", "default", *baselines.ROLES):
         if role in answer["rows"] and answer["winner"] != role:
             gap = paired(tuned["accuracy"], answer["rows"][role]["accuracy"])
             verdict = "" if gap.resolved else ", which these seeds do not tell from 0"
@@ -324,6 +342,7 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "epochs": sum(len(s.history) for s in told.students.values()),
         "answer": answer,
         "task": task,
+        "not_measured": baselines.not_measured(planned, told),
         "command": command(planned),
         "ui": ui_command(planned),
         "pictures": pictures,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.text import Text
 
 from trainables import teacher as teachers
 from trainables.data import sources
@@ -19,16 +22,20 @@ from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
 from tuner import (
+    baselines,
     cluster,
     confirm,
     ingredients,
     plan,
     report,
+    standings,
     students,
     teaching,
     unmet,
     verdict,
 )
+from tuner.baselines import Beside
+from tuner.interleaving import Strand
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -40,16 +47,47 @@ LOCK = "driver.lock"
 SETTINGS = "settings.json"
 
 
+@dataclass
+class Underway:
+    """A search while it runs, with others on the same workers or alone."""
+
+    planned: Plan
+    facts: Facts
+    board: Board  # its story so far included
+    baseline: str = ""  # the search that tunes its baseline
+    confirms: bool = True  # not one that only tunes another's baseline
+    open: bool = True  # no end of it has been written down yet
+    journal: Journal = field(init=False)
+    task: Task = field(init=False)
+
+
 def run(settings: Settings, *, overwrite: bool = False) -> int:
     """Search from the beginning; the exit status. Raises ValueError for what cannot run, before anything is written."""
     planned = plan.make(settings)
-    if planned.folder.exists() and not overwrite:
+    taken = [
+        one.name for one in (planned, *baselines.beside([planned]).plans) if one.folder.exists()
+    ]
+    if taken and not overwrite:
         raise ValueError(
-            f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
+            f"--name must be a new search, got {taken[0]!r}, which is in {planned.out}; "
             f"--resume {planned.name} goes on with it, --overwrite deletes it first"
         )
-    planned = teaching.resolved(planned)
-    board, facts = _open(planned)
+    return run_all([planned], command("--resume", planned))
+
+
+def run_all(planned: Sequence[Plan], resume_command: str) -> int:
+    """Search with all of these, and with what tunes their baselines, side by side; their folders are deleted first."""
+    beside = baselines.beside(planned)
+    plans = [teaching.resolved(one) for one in (*planned, *beside.plans)]
+    boards = standings.boards([one.name for one in plans])
+    facts = _open(plans, boards)
+    for one in plans:
+        _new_folder(one)
+    return _carry_out(_underway(plans, facts, boards, beside), resume_command)
+
+
+def _new_folder(planned: Plan) -> None:
+    """The search's own, with its settings in it."""
     if planned.folder.exists():
         with _locked(planned.folder):
             shutil.rmtree(planned.folder)
@@ -58,12 +96,11 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
     places["data_root"] = planned.data_root
     if planned.batch:
         places["max_concurrent"] = planned.batch  # whatever fits where it is resumed
-    if settings.teacher:
+    if planned.settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
-    places["dataset"] = sources.absolute(settings.dataset)
-    written = settings.model_copy(update=places).model_dump_json(indent=1)
+    places["dataset"] = sources.absolute(planned.settings.dataset)
+    written = planned.settings.model_copy(update=places).model_dump_json(indent=1)
     (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
-    return _carry_out(planned, facts, board)
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
@@ -76,18 +113,56 @@ def resume(name: str, given: dict[str, Any]) -> int:
         raise ValueError(
             f"--resume must name a search in {folder.parent}, got {name!r}; known: {', '.join(known) or 'none'}"
         )
-    settings = Settings.model_validate_json((folder / SETTINGS).read_text(encoding="utf-8"))
-    told = story(folder) if (folder / FILE).exists() else Story()
-    if told.results.get("close", {}).get("status") == "finished":
+    if is_finished(folder):
         raise ValueError(
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
         )
-    planned = plan.make(settings.model_copy(update={"out": folder.parent}))
-    if teaching.remembered(told) is None:
-        planned = teaching.resolved(planned)
-    board, facts = _open(planned)
-    board.story = told
-    return _carry_out(planned, facts, board)
+    planned = plan.make(settings_in(folder).model_copy(update={"out": folder.parent}))
+    return resume_all([planned], command("--resume", planned))
+
+
+def resume_all(planned: Sequence[Plan], resume_command: str) -> int:
+    """Go on with those of some searches, and of what tunes their baselines, that are not finished, side by side."""
+    beside = baselines.beside(planned)
+    stories = {one.name: _told(one.folder) for one in (*planned, *beside.plans)}
+    plans = [
+        one if teaching.remembered(stories[one.name]) else teaching.resolved(one)
+        for one in (*planned, *beside.plans)
+        if not is_finished(one.folder)
+    ]
+    if not plans:
+        return 0
+    boards = standings.boards([one.name for one in plans])
+    facts = _open(plans, boards)
+    for one, board in zip(plans, boards, strict=True):
+        board.story = stories[one.name]
+        if not (one.folder / SETTINGS).is_file():
+            _new_folder(one)
+    return _carry_out(_underway(plans, facts, boards, beside), resume_command)
+
+
+def settings_in(folder: Path) -> Settings:
+    """A search's settings as it was started with them."""
+    return Settings.model_validate_json((folder / SETTINGS).read_text(encoding="utf-8"))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the search in `folder` has come to its end."""
+    return _told(folder).results.get("close", {}).get("status") == "finished"
+
+
+def _told(folder: Path) -> Story:
+    return story(folder) if (folder / FILE).exists() else Story()
+
+
+def _underway(
+    plans: Sequence[Plan], facts: Facts, boards: Sequence[Board], beside: Beside
+) -> list[Underway]:
+    only_searched = {one.name for one in beside.plans}
+    return [
+        Underway(one, facts, board, beside.of.get(one.name, ""), one.name not in only_searched)
+        for one, board in zip(plans, boards, strict=True)
+    ]
 
 
 def refuse_settings(given: dict[str, Any]) -> None:
@@ -104,13 +179,16 @@ def show_plan(settings: Settings) -> int:
     return 0
 
 
-def _open(planned: Plan) -> tuple[Board, Facts]:
-    """The last checks, and the data: decoded and split before anything of the search is written."""
-    plan.check_outside(planned)
+def _open(plans: Sequence[Plan], boards: Sequence[Board]) -> Facts:
+    """The last checks, and the data, the same for all: decoded and split before anything of a search is written."""
     quiet_streams()
-    board, s = Board(), planned.settings
-    pair = f"{planned.teacher} -> {planned.student}"
-    board.say(f"[bold]{planned.name}[/bold]: {s.method} on {s.dataset}, {pair}")
+    for one in plans:
+        plan.check_outside(one)
+    for one, board in zip(plans, boards, strict=True):
+        pair = f"{one.teacher} -> {one.student}"
+        settings = one.settings
+        board.say(f"[bold]{one.name}[/bold]: {settings.method} on {settings.dataset}, {pair}")
+    planned, board, s = plans[0], boards[0], plans[0].settings
     coming = sources.download(s.dataset, planned.data_root)
     if coming:  # torchvision shows its own progress
         board.say(f"data: {coming}")
@@ -125,46 +203,56 @@ def _open(planned: Plan) -> tuple[Board, Facts]:
             say=lambda text: board.say(f"data: {text}"),
         )
     board.say(f"data: {report.data_in_words(facts)}")
-    return board, facts
+    return facts
 
 
-def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
-    """The whole story, under a lock, with signals heard and every run closed at the end."""
-    with _locked(planned.folder), students.interruptible():
-        journal = Journal(planned.folder)
-        mirror: Mirror | None = None
+def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
+    """The whole story, under locks, with signals heard and every run closed at the end; the exit status."""
+    board, first = searches[0].board, searches[0].planned
+    mirror: Mirror | None = None
+    with ExitStack() as locks, students.interruptible():
+        for one in searches:
+            locks.enter_context(_locked(one.planned.folder))
+            one.journal = Journal(one.planned.folder)
         try:
-            n_cpus = planned.slots * planned.settings.cpus_per_trial
+            n_cpus = first.slots * first.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
-                if board.story.search:
-                    journal.write("resumed")
-                else:
-                    journal_search(planned, facts, journal)
-                probing = _start_probe(planned, facts)
-                once = partial(_once, planned)
-                teacher = teaching.teach(planned, whole(facts), journal, board, once)
-                mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
-                precision, milliseconds = cluster.wait(probing)
-                board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
-                journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
-                board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
-                task = _task(planned, facts, teacher, precision)
-                journal.write("task", **ingredients.record(planned, task))
-                status = _search_and_confirm(planned, task, journal, board)
+                for one in searches:
+                    _make_ready(one)
+                folder, *others = (one.planned.folder for one in searches)
+                mirror = Mirror(folder, first.tracking_uri, first.artifacts, others)
+                status = _search_and_confirm(searches)
         except Interrupted as interrupted:
-            board.end()
-            _close(journal, board, "interrupted")
-            board.say(f"Interrupted. Go on with: {command('--resume', planned)}")
+            _close_all(searches, "interrupted")
+            board.say(f"Interrupted. Go on with: {resume_command}")
             status = 128 + interrupted.signal
         except BaseException:
-            board.end()
-            _close(journal, board, "failed")
+            _close_all(searches, "failed")
             raise
         finally:
-            journal.close()
+            for one in searches:
+                one.journal.close()
             if mirror:
-                _farewell(mirror, board, planned)
+                _farewell(mirror, board, first)
     return status
+
+
+def _make_ready(one: Underway) -> None:
+    """The journal begun, the teacher there, the student's numbers chosen, and what its trials share."""
+    planned, journal, board, facts = one.planned, one.journal, one.board, one.facts
+    if board.story.search:
+        journal.write("resumed")
+    else:
+        journal_search(planned, facts, journal)
+    probing = _start_probe(planned, facts)
+    once = partial(_once, planned)
+    teacher = teaching.teach(planned, whole(facts), journal, board, once)
+    precision, milliseconds = cluster.wait(probing)
+    board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
+    journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
+    board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
+    one.task = _task(planned, facts, teacher, precision)
+    journal.write("task", **ingredients.record(planned, one.task))
 
 
 def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
@@ -266,36 +354,91 @@ def _submit(planned: Plan, function: Any, *arguments: Any) -> Any:
     )
 
 
-def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Board) -> int:
-    """The search, the finalists over seeds, the test set once, the report; the exit status."""
-    students.search(planned, task, journal, board)
-    if unmet.nobody(planned, board.story):
-        return _say_unmet(planned, journal, board)
-    if not any(student.complete for student in board.story.of_kind("search")):
-        _close(journal, board, "failed")
-        board.say(
-            f"No trial was trained to the end: {report.outcomes(board.story)}. See {planned.folder / FILE}"
-        )
-        return 1
-    chosen = confirm.finalists(planned, board.story.of_kind("search"))
-    confirm.retrain(planned, task, chosen, journal, board)
-    submit = partial(_submit, planned)
-    answer = verdict.judge(planned, task, journal, board, submit)
+def _search_and_confirm(searches: Sequence[Underway]) -> int:
+    """The search, the finalists over seeds, the test set once, the report; the worst exit status."""
+    students.train(_strands(students.search, searches))
+    for one in searches:
+        _take_baseline(one, searches)
+    left = [one for one in searches if not _ends_here(one)]
+    students.train(_strands(_retrain, left))
+    for one in left:
+        if len(searches) > 1:
+            one.board.console.print(Text(f"\n{one.planned.name}", style="bold"))
+        try:
+            _judge_and_report(one)
+        except ValueError as error:
+            if len(searches) == 1:
+                raise
+            one.board.say(f"not reported: {error}")  # the others are
+            _close_one(one, "failed")
+    ends = [one.board.story.results["close"]["status"] for one in searches]
+    return int(any(end != "finished" for end in ends))
+
+
+def _judge_and_report(one: Underway) -> None:
+    planned, task, journal, board = one.planned, one.task, one.journal, one.board
+    answer = verdict.judge(planned, task, journal, board, partial(_submit, planned))
     report.write(planned, task, board.story, answer, journal)
-    _close(journal, board, "finished")
+    _close_one(one, "finished")
     board.console.print(report.final_table(planned, board.story, answer))
-    return 0
 
 
-def _say_unmet(planned: Plan, journal: Journal, board: Board) -> int:
-    """No trial keeps the constraints: say so and how near the nearest came; the exit status."""
+def _strands(make: Callable[..., list[Strand]], searches: Sequence[Underway]) -> list[Strand]:
+    """What all of them have left to train."""
+    parts = (make(one.planned, one.task, one.journal, one.board) for one in searches)
+    return [strand for some in parts for strand in some]
+
+
+def _retrain(planned: Plan, task: Task, journal: Journal, board: Board) -> list[Strand]:
+    chosen = confirm.finalists(planned, board.story.of_kind("search"))
+    return confirm.retrain(planned, task, chosen, journal, board)
+
+
+def _take_baseline(one: Underway, searches: Sequence[Underway]) -> None:
+    """Remember what the search for the baseline has found, now or before an interruption."""
+    if one.baseline:
+        now = [other.board.story for other in searches if other.planned.name == one.baseline]
+        told = now[0] if now else _told(one.planned.out / one.baseline)
+        baselines.hand_over(one.planned, told, one.baseline, one.journal, one.board)
+
+
+def _ends_here(one: Underway) -> bool:
+    """Close a search that confirms nothing: another's baseline, or one without a usable trial."""
+    told = one.board.story
+    if one.confirms and unmet.nobody(one.planned, told):
+        _say_unmet(one)
+        return True
+    usable = any(student.complete for student in told.of_kind("search"))
+    if not usable:
+        where = one.planned.folder / FILE
+        one.board.say(f"No trial was trained to the end: {report.outcomes(told)}. See {where}")
+    if not usable or not one.confirms:
+        _close_one(one, "finished" if usable else "failed")
+    return not one.open
+
+
+def _close_one(one: Underway, status: str) -> None:
+    _close(one.journal, one.board, status)
+    one.open = False
+
+
+def _close_all(searches: Sequence[Underway], status: str) -> None:
+    """End the boards, and close the searches that have not come to an end by themselves."""
+    for one in searches:
+        one.board.end()
+        if one.open:
+            _close_one(one, status)
+
+
+def _say_unmet(one: Underway) -> None:
+    """No trial keeps the constraints: say so and how near the nearest came."""
+    planned, told = one.planned, one.board.story
     page = {"question": report.question(planned), "command": report.command(planned)}
-    unmet.write(planned, board.story, journal, page)
-    _close(journal, board, "failed")
-    for sentence in unmet.sentences(planned, board.story):
-        board.say(sentence)
-    board.say(f"report    {planned.folder / 'report.html'}")
-    return 1
+    unmet.write(planned, told, one.journal, page)
+    _close_one(one, "failed")
+    for sentence in unmet.sentences(planned, told):
+        one.board.say(sentence)
+    one.board.say(f"report    {planned.folder / 'report.html'}")
 
 
 def _close(journal: Journal, board: Board, status: str) -> None:

@@ -133,6 +133,10 @@ class Settings(BaseModel):
     confirm_seeds: int = Field(
         5, ge=2, description="seeds each finalist and baseline is retrained with"
     )
+    tune_baseline: bool = Field(
+        False,
+        description="search the baseline too, with as many trials: plain KD, or for kd the plain student's recipe",
+    )
     evaluate: Literal["none", "quick", "standard", "full"] = Field(
         "quick",
         description="what is measured on the test set: none is accuracy and loss; quick adds calibration, agreement "
@@ -236,7 +240,7 @@ GROUPS = {
         *("objective", "constraint", "seed", "batch_mode"),
     ),
     "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
-    "the confirmation": ("confirm_top", "confirm_seeds", "evaluate"),
+    "the confirmation": ("confirm_top", "confirm_seeds", "tune_baseline", "evaluate"),
     "the machine": (
         *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
         *("precision", "memory_format", "cache_size", "no_cache"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 CONFIDENCE = 0.95
+EQUAL = 1e-12  # accuracies nearer than that are equal: they are counts of images over their number
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,53 @@ def interval(values: Sequence[float]) -> Interval:
     mean = math.fsum(values) / n
     if n < 2:
         return Interval(mean, math.nan, n)
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Interval(
-        mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n), n
-    )
+    return Interval(mean, _quantile(CONFIDENCE, n) * deviation(values) / math.sqrt(n), n)
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Interval:
     """The interval of a - b, seed by seed; raises ValueError where they are not of one length."""
     return interval([x - y for x, y in zip(a, b, strict=True)])
+
+
+def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
+    """Two-sided p of the paired t-test: how likely a difference as large, seed by seed, if there were none.
+
+    1 where all are equal; NaN with fewer than two pairs, and where every pair differs by the same: no spread is seen.
+    """
+    gap = paired(a, b)
+    if gap.n < 2:
+        return math.nan
+    error = gap.half_width / _quantile(CONFIDENCE, gap.n)
+    if error <= EQUAL * max(1.0, abs(gap.mean)):
+        return 1.0 if abs(gap.mean) <= EQUAL else math.nan
+    return float(2 * stats.t.sf(abs(gap.mean) / error, gap.n - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm 1979), in their order; NaN counts as a test and stays NaN."""
+    order = sorted(range(len(p_values)), key=lambda i: (math.isnan(p_values[i]), p_values[i]))
+    corrected, highest = [math.nan] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        if not math.isnan(p_values[i]):
+            highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+            corrected[i] = highest
+    return corrected
+
+
+def least_difference(spread: float, n: int, n_tests: int) -> float:
+    """The mean of n paired differences of standard deviation `spread` that is just told from 0 among so many tests.
+
+    It is the first that Holm's procedure has to pass: p below 0.05 / n_tests.
+    """
+    return _quantile(1 - (1 - CONFIDENCE) / n_tests, n) * spread / math.sqrt(n)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample of two or more."""
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def _quantile(confidence: float, n: int) -> float:
+    """Student's t that a mean of n values keeps within, two-sided."""
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1))

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,8 +19,9 @@ from ray.tune.search import Searcher
 
 from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial, not_trained
-from tuner import schedulers, sizes
+from tuner import interleaving, schedulers, sizes
 from tuner.batches import InBatches, InLockstep
+from tuner.interleaving import CHECKPOINTS, Recorders, Strand
 from tuner.journal import Journal, Student
 from tuner.objectives import KNOWN
 from tuner.plan import Plan
@@ -43,7 +45,7 @@ class _Signals:
     """What the handlers know: which signal came, and whether Tune's loop is listening."""
 
     received = 0
-    recorder: Recorder | None = None
+    recorder: Recorder | Recorders | None = None
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -73,8 +75,8 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, old)
 
 
-def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
-    """Run the search's trials that have not ended yet; raises Interrupted."""
+def search(planned: Plan, task: Task, journal: Journal, board: Board) -> list[Strand]:
+    """The search's trials that have not ended yet, for `train`; none where all have."""
     scheduler = _scheduler(planned, journal, board)
     past = board.story.of_kind("search")
     searcher: Searcher
@@ -101,38 +103,51 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
         made = InBatches(optuna_search, planned.batch) if planned.batch else optuna_search
         made.replay([_as_past(planned, student, scheduler) for student in past])
         searcher = made
-    left = planned.n_trials - len([s for s in past if _ended(s)])
-    if left:
-        after = planned.n_confirmed * planned.recipe.epochs
-        board.begin(f"search {planned.name}", ("search",), planned.n_trials, after)
-        fit(planned, task, searcher, scheduler, left, journal, board)
-
-
-def fit(
-    planned: Plan,
-    task: Task,
-    searcher: Searcher,
-    scheduler: TrialScheduler,
-    n_students: int,
-    journal: Journal,
-    board: Board,
-) -> None:
-    """Train `n_students` from `searcher`; raises Interrupted where a signal ended it."""
-    settings = planned.settings
-    before = {s.id: len(s.history) for s in board.story.students.values()}
-    recorder = Recorder(journal, board, before)
-    resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
-    trainable = tune.with_resources(tune.with_parameters(Trial, task=task), resources)
-    tuner = make_tuner(
-        trainable, searcher, scheduler, n_students, planned.slots, planned.folder, [recorder]
+    n_ended = len([s for s in past if _ended(s)])
+    if n_ended == planned.n_trials:
+        return []
+    after = planned.n_confirmed * planned.recipe.epochs
+    begin = partial(
+        board.begin, f"search {planned.name}", ("search",), planned.n_trials, epochs_after=after
     )
+    left = planned.n_trials - n_ended
+    recorder = recording(journal, board)
+    return [Strand(planned, task, searcher, scheduler, recorder, left, n_ended, begin)]
+
+
+def recording(journal: Journal, board: Board) -> Recorder:
+    """What writes down a search's next trials."""
+    return Recorder(journal, board, {s.id: len(s.history) for s in board.story.students.values()})
+
+
+def train(strands: Sequence[Strand]) -> None:
+    """Train what all of these have left, side by side as far as that can be; raises Interrupted."""
+    for group in interleaving.groups(strands):
+        for strand in group:
+            strand.begin()
+        try:
+            _fit(group)
+        finally:
+            for strand in group:
+                strand.recorder.board.end()
+
+
+def _fit(strands: Sequence[Strand]) -> None:
+    """One run of Ray Tune; raises Interrupted where a signal ended it."""
+    first, alone = strands[0].planned, len(strands) == 1
+    resources = {"cpu": first.settings.cpus_per_trial, "gpu": first.settings.gpus_per_trial}
+    tasks = {one.name: one.task for one in strands}
+    trainable = tune.with_resources(tune.with_parameters(Trial, tasks=tasks), resources)
+    searcher, scheduler, recorder = interleaving.parts(strands)
+    home = first.folder if alone else first.out / (first.settings.experiment or first.name)
+    n_students = sum(one.n_left for one in strands)
+    tuner = make_tuner(trainable, searcher, scheduler, n_students, first.slots, home, [recorder])
     _Signals.recorder = recorder
     try:
         with quiet():
             tuner.fit()
     finally:
         _Signals.recorder = None
-        board.end()
     if _Signals.received:
         raise Interrupted(_Signals.received)
 
@@ -164,7 +179,7 @@ def make_tuner(
             trial_name_creator=directory_name,
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=CHECKPOINTS,
             storage_path=str(folder),
             verbose=0,
             callbacks=callbacks,
@@ -200,6 +215,7 @@ def student_config(
 
     name = method or planned.settings.method
     return {
+        "search": planned.name,
         "id": identity,
         "number": number,
         "kind": kind,
@@ -250,7 +266,7 @@ def newest_checkpoint(planned: Plan, identity: str, before: int | None = None) -
 
 def checkpoints(planned: Plan, identity: str) -> dict[Path, int]:
     """A student's checkpoints that can be read, with their epochs."""
-    folders = (planned.folder / "checkpoints").glob(f"{identity}/checkpoint_*/{STATE}")
+    folders = (planned.folder / CHECKPOINTS).glob(f"{identity}/checkpoint_*/{STATE}")
     good = {}
     for path in sorted(folders):
         try:

@@ -46,9 +46,11 @@ MAX_TAG = 5000  # characters; older servers take no more
 
 
 class Mirror:
-    """The driver's handle on the mirroring process."""
+    """The driver's handle on the mirroring process, one for a search and the `others` beside it."""
 
-    def __init__(self, folder: Path, uri: str, artifacts: Path) -> None:
+    def __init__(
+        self, folder: Path, uri: str, artifacts: Path, others: Iterable[Path] = ()
+    ) -> None:
         self.folder = folder
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
@@ -66,6 +68,7 @@ class Mirror:
                     "tuner.tracking",
                     str(folder),
                     str(artifacts),
+                    *map(str, others),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -488,15 +491,17 @@ def driver_gone(timeout: float) -> bool:
 
 def main() -> int:
     """Mirror until the driver is gone and all is delivered; 0 where nothing is left undone."""
-    folder, artifacts = Path(sys.argv[1]), Path(sys.argv[2])
-    delivery = Delivery(folder, os.environ["KDTUNE_TRACKING_URI"], artifacts)
+    folder, artifacts, *others = map(Path, sys.argv[1:])
+    uri = os.environ["KDTUNE_TRACKING_URI"]
+    deliveries = [Delivery(one, uri, artifacts) for one in (folder, *others)]
     failures, gone, deadline = 0, False, 0.0
     while True:
         try:
-            news = delivery.deliver()
-            if gone and not news:
-                delivery.close()
-                delivery.state.save(delivery.state_path)
+            news = [delivery.deliver() for delivery in deliveries]
+            if gone and not any(news):
+                for delivery in deliveries:
+                    delivery.close()
+                    delivery.state.save(delivery.state_path)
                 return 0
             failures = 0
         except Exception as error:  # whatever a server can do wrong: note it, wait, try again

@@ -17,7 +17,7 @@ from trainables.models import slug
 from trainables.models.normalized import latency_ms, n_parameters
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, judging, standing, students
+from tuner import baselines, cluster, confirm, judging, standing, students
 from tuner.confirm import BASELINES, Contender, seeds
 from tuner.journal import Journal, Story
 from tuner.judging import Candidate, Paper
@@ -41,7 +41,8 @@ def judge(
     told = board.story
     if "answer" in told.results:
         return told.results["answer"]
-    options = confirm.contenders(planned, confirm.finalists(planned, told.of_kind("search")))
+    chosen = confirm.finalists(planned, told.of_kind("search"))
+    options = confirm.contenders(planned, chosen, told.results.get(baselines.EVENT))
     winner = confirm.choose(planned, told, options)
     rows = {c.role: c for c in options if c.role in BASELINES and confirm.trained(planned, told, c)}
     rows["tuned"] = winner
