@@ -16,13 +16,13 @@ from typing import Any
 from rich.text import Text
 
 from trainables import methods
-from tuner import evaluation_report, plan, report, search
+from tuner import evaluation_report, plan, report, search, warm
+from tuner.control import RECORD, REQUEST, locked
 from tuner.journal import FILE, story
 from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
 
-RECORD = "league.json"
 GAPS = ("test minus plain", "test minus default")
 HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
@@ -44,7 +44,10 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     for method in names:
         settings = make({**given, "method": method, "name": f"{name}-{method}", "experiment": name})
         try:
-            planned.append(plan.make(settings))
+            one = plan.make(settings)
+            if settings.warm_start:
+                warm.given(one)
+            planned.append(one)
         except ValueError as error:
             if not everything:
                 raise
@@ -95,13 +98,18 @@ def resume(name: str, given: dict[str, Any]) -> int:
 
 
 def _each(folder: Path, searches: list[Callable[[], int]]) -> int:
-    """One after the other, until all are done or a signal has ended one; the worst status."""
-    statuses = []
-    for one in searches:
-        statuses.append(one())
-        if statuses[-1] >= SIGNALLED:
-            return statuses[-1]
-    return _finish(folder, statuses)
+    """One after the other, until all are done, a signal has ended one or --stop has come; the worst status."""
+    statuses: list[int] = []
+    with locked(folder):
+        for one in searches:
+            if (folder / REQUEST).exists():
+                left = f"{len(searches) - len(statuses)} searches left"
+                make_console().print(f"ended by --stop, {left}; --resume {folder.name} goes on")
+                break
+            statuses.append(one())
+            if statuses[-1] >= SIGNALLED:
+                return statuses[-1]
+        return _finish(folder, statuses)
 
 
 def _finish(folder: Path, statuses: list[int]) -> int:

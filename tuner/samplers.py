@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import optuna
@@ -39,6 +39,11 @@ METRIC = "val/accuracy"
 COUNTING = ("cmaes", "nsga2", "qmc")  # samplers whose next draw depends on how many they have drawn
 COMPLETE_ONLY = ("gp", "cmaes", "nsga2")  # samplers that ignore pruned trials
 Config = dict[str, Any]
+
+
+def nobody(number: int) -> bool:
+    """Refuses no trial."""
+    return False
 
 
 def distribution(domain: Domain) -> BaseDistribution:
@@ -128,14 +133,18 @@ class SafeOptunaSearch(OptunaSearch):
         first: Mapping[str, Any],
         n_trials: int,
         known: Mapping[str, Any] | None = None,
+        refuses: Callable[[int], bool] = nobody,
     ) -> None:
-        """`first` holds the first trial's values, if any; `known` what stands where a condition does not hold."""
+        """`first` holds the first trial's values, if any; `known` what stands where a condition does not hold.
+
+        A trial whose number `refuses` says yes to is not handed out any more: a budget is used up.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.known = dict(space), dict(known or {})
         self.distributions = {name: distribution(domain) for name, domain in space.items()}
         self.search_seed, self.complete_config, self.n_trials = seed, complete, n_trials
         self.sampler_kind, self.slots, self.first = search, slots, dict(first)
-        self.number = 0
+        self.refuses, self.number = refuses, 0
         self.waiting: list[Config] = []  # unfinished trials of an interrupted search, to go on with
         super().__init__(
             self.distributions,
@@ -151,11 +160,12 @@ class SafeOptunaSearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
-        if self.waiting:
+        while self.waiting:
             config = self.waiting.pop(0)
-            self._ot_trials[trial_id] = config.pop("study_trial")
-            return config
-        if self.number >= self.n_trials:
+            if not self.refuses(config["number"]):
+                self._ot_trials[trial_id] = config.pop("study_trial")
+                return config
+        if self.number >= self.n_trials or self.refuses(self.number):
             return Searcher.FINISHED
         number, self.number = self.number, self.number + 1
         self._ot_trials[trial_id] = self._ask(number)
@@ -172,6 +182,11 @@ class SafeOptunaSearch(OptunaSearch):
             return
         self._completed_trials.add(trial_id)
         self._tell(self._ot_trials[trial_id], result, error=error)
+
+    def learn(self, earlier: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        """Tell the study of other searches' trials, each (values, last result); before `replay` and the first trial."""
+        for number, (values, result) in enumerate(earlier, -len(earlier)):
+            self._tell(self._ask(number, values), result, error=False)
 
     def replay(self, past: Iterable[tuple[Config, dict[str, Any] | None, bool]]) -> None:
         """Bring the study to where an interrupted search left it.
@@ -264,15 +279,19 @@ def worst_value(study: optuna.Study) -> float | None:
 
 
 class Listed(Searcher):
-    """A fixed list of configs, in order: a grid, or the confirmation's students."""
+    """A fixed list of configs, in order: a grid, or the confirmation's students; those it `refuses` are left out."""
 
-    def __init__(self, configs: Iterable[Config]) -> None:
+    def __init__(self, configs: Iterable[Config], refuses: Callable[[int], bool] = nobody) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.configs = list(configs)
+        self.configs, self.refuses = list(configs), refuses
 
     def suggest(self, trial_id: str) -> Any:
         """The next config, or FINISHED."""
-        return self.configs.pop(0) if self.configs else Searcher.FINISHED
+        while self.configs:
+            config = self.configs.pop(0)
+            if not self.refuses(config["number"]):
+                return config
+        return Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

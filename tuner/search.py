@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,16 +16,24 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, report, students, teaching, verdict
+from tuner import (
+    cluster,
+    confirm,
+    extension,
+    plan,
+    report,
+    students,
+    teaching,
+    verdict,
+    warm,
+)
+from tuner.control import SETTINGS, locked
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
 from tuner.settings import Settings
 from tuner.students import Interrupted
 from tuner.tracking import Mirror
-
-LOCK = "driver.lock"
-SETTINGS = "settings.json"
 
 
 def run(settings: Settings, *, overwrite: bool = False) -> int:
@@ -38,10 +44,12 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
             f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
             f"--resume {planned.name} goes on with it, --overwrite deletes it first"
         )
+    if settings.warm_start:
+        warm.given(planned)
     planned = teaching.resolved(planned)
     board, facts = _open(planned)
     if planned.folder.exists():
-        with _locked(planned.folder):
+        with locked(planned.folder):
             shutil.rmtree(planned.folder)
     planned.folder.mkdir(parents=True)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
@@ -55,8 +63,12 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
-    """Go on with an interrupted search where it stopped; the exit status. ValueError where there is none."""
+    """Go on with an interrupted search where it stopped, or with more trials; the exit status.
+
+    Raises ValueError where there is no such search, or none of its kind.
+    """
     out = Path(given.pop("out", Settings.model_fields["out"].default))
+    trials = given.pop("trials", None)
     refuse_settings(given)
     folder = out.expanduser().resolve() / name
     if not (folder / SETTINGS).is_file():
@@ -66,14 +78,22 @@ def resume(name: str, given: dict[str, Any]) -> int:
         )
     settings = Settings.model_validate_json((folder / SETTINGS).read_text(encoding="utf-8"))
     told = story(folder) if (folder / FILE).exists() else Story()
-    if told.results.get("close", {}).get("status") == "finished":
+    if trials is not None:
+        settings = extension.extended(settings, told, trials)
+    elif told.results.get("close", {}).get("status") == "finished":
         raise ValueError(
-            f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
+            f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}; "
+            "--trials N extends it"
         )
     planned = plan.make(settings.model_copy(update={"out": folder.parent}))
+    if trials is not None:
+        extension.check(planned)
     if teaching.remembered(told) is None:
         planned = teaching.resolved(planned)
     board, facts = _open(planned)
+    if trials is not None:
+        with locked(folder):
+            extension.begin(planned, told)
     board.story = told
     return _carry_out(planned, facts, board)
 
@@ -118,7 +138,7 @@ def _open(planned: Plan) -> tuple[Board, Facts]:
 
 def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
     """The whole story, under a lock, with signals heard and every run closed at the end."""
-    with _locked(planned.folder), students.interruptible():
+    with locked(planned.folder), students.interruptible():
         journal = Journal(planned.folder)
         mirror: Mirror | None = None
         try:
@@ -128,6 +148,7 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                     journal.write("resumed")
                 else:
                     journal_search(planned, facts, journal)
+                _warm_up(planned, journal, board)
                 probing = _start_probe(planned, facts)
                 once = partial(_once, planned)
                 teacher = teaching.teach(planned, whole(facts), journal, board, once)
@@ -161,6 +182,7 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
     settings |= {
         "teacher": planned.teacher,
         "student": planned.student,
+        "trials": planned.n_trials,
         "epochs": planned.recipe.epochs,
         "search": planned.search,
         "scheduler": planned.scheduler,
@@ -182,6 +204,14 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
         settings=settings,
         facts={**shown, "space": ", ".join(f"{k}: {v}" for k, v in planned.space.items())},
     )
+
+
+def _warm_up(planned: Plan, journal: Journal, board: Board) -> None:
+    """Copy the trials of a warm start into the journal, where that has not been done."""
+    if planned.settings.warm_start and "warm" not in board.story.results:
+        board.take(journal.write("warm", sync=True, **warm.given(planned)))
+        for words in board.story.results["warm"]["words"]:
+            board.say(f"warm start: {words}")
 
 
 def _start_probe(planned: Plan, facts: Facts) -> Any:
@@ -297,22 +327,3 @@ def command(flag: str, planned: Plan) -> str:
     return f"python tune.py {flag} {planned.name}" + (
         f" --out {out}" if out != Path("runs") else ""
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One driver a search; raises ValueError for the second."""
-    import fcntl
-
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"a search must have one driver, got a second for {folder.name} (process {file.read().strip()} runs it)"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,8 @@ from ray.tune.search import Searcher
 
 from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial
-from tuner import schedulers
+from tuner import schedulers, warm
+from tuner.budgets import Budgets
 from tuner.journal import Journal, Student
 from tuner.plan import Plan
 from tuner.population import Change, Member, Population, ranked_accuracy
@@ -72,14 +73,16 @@ def interruptible() -> Iterator[None]:
 
 
 def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
-    """Run the search's trials that have not ended yet; raises Interrupted."""
-    scheduler = _scheduler(planned, journal, board)
+    """Run the search's trials that have not ended yet, as far as budgets go; raises Interrupted."""
+    budgets = Budgets(planned.settings, planned.n_trials, journal, board)
+    budgets.end_the_rest()
+    scheduler = _scheduler(planned, journal, board, budgets)
     past = board.story.of_kind("search")
     searcher: Searcher
     if planned.search == "grid" or not planned.searched:
         cells = planned.grid if planned.search == "grid" else [planned.published]
         configs = [trial_config(planned, number, cell) for number, cell in enumerate(cells)]
-        searcher = Listed(unfinished(planned, configs, past))
+        searcher = Listed(unfinished(planned, configs, past), budgets.refuses)
     else:
         first = {n: v for n, v in planned.published.items() if n in planned.searched}
         optuna_search = SafeOptunaSearch(
@@ -91,14 +94,18 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
             first if all(value is not None for value in first.values()) else {},
             planned.n_trials,
             planned.known,
+            budgets.refuses,
         )
+        optuna_search.learn(warm.lessons(board.story))
         optuna_search.replay([_as_past(planned, student, scheduler) for student in past])
         searcher = optuna_search
     left = planned.n_trials - len([s for s in past if _ended(s)])
-    if left:
+    if left and not (budgets.over and past and all(map(_ended, past))):
         after = planned.n_confirmed * planned.recipe.epochs
+        board.take(journal.write("phase", name="search"))
         board.begin(f"search {planned.name}", ("search",), planned.n_trials, after)
-        fit(planned, task, searcher, scheduler, left, journal, board)
+        fit(planned, task, searcher, scheduler, left, journal, board, budgets)
+        budgets.end_the_rest()
 
 
 def fit(
@@ -109,15 +116,23 @@ def fit(
     n_students: int,
     journal: Journal,
     board: Board,
+    budgets: Budgets | None = None,
 ) -> None:
-    """Train `n_students` from `searcher`; raises Interrupted where a signal ended it."""
+    """Train `n_students` from `searcher`, or as many as `budgets` let; raises Interrupted where a signal ended it."""
     settings = planned.settings
     before = {s.id: len(s.history) for s in board.story.students.values()}
-    recorder = Recorder(journal, board, before)
+    recorder = Recorder(journal, board, before, budgets)
     resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
     trainable = tune.with_resources(tune.with_parameters(Trial, task=task), resources)
     tuner = make_tuner(
-        trainable, searcher, scheduler, n_students, planned.slots, planned.folder, [recorder]
+        trainable,
+        searcher,
+        scheduler,
+        n_students,
+        planned.slots,
+        planned.folder,
+        [recorder],
+        budgets.stops if budgets else None,
     )
     _Signals.recorder = recorder
     try:
@@ -138,8 +153,9 @@ def make_tuner(
     slots: int,
     folder: Path,
     callbacks: list[tune.Callback],
+    stops: Callable[[str, Mapping[str, Any]], bool] | None = None,
 ) -> tune.Tuner:
-    """Ray's Tuner as every search uses it; checkpoints go to `folder`/checkpoints.
+    """Ray's Tuner as every search uses it; checkpoints go to `folder`/checkpoints; `stops` may end a trial at a report.
 
     A population is handed out whole, `slots` of it at a time by Ray's own resources: who waits for a turn is alive, and
     would count for a limit.
@@ -160,6 +176,7 @@ def make_tuner(
             name="checkpoints",
             storage_path=str(folder),
             verbose=0,
+            stop=stops,
             callbacks=callbacks,
             # no num_to_keep: with it Ray writes a snapshot of all trials at nearly every checkpoint
             checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
@@ -263,10 +280,10 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _scheduler(planned: Plan, journal: Journal, board: Board) -> TrialScheduler:
+def _scheduler(planned: Plan, journal: Journal, board: Board, budgets: Budgets) -> TrialScheduler:
     """The search's scheduler, as far as an interrupted search had brought it."""
     if planned.scheduler == "pbt":
-        return _population(planned, journal, board)
+        return _population(planned, journal, board, budgets)
     scheduler = schedulers.make(planned.scheduler, planned.recipe.epochs, planned.grace)
     if isinstance(scheduler, schedulers.ById):
         _catch_up(scheduler, journal, board)
@@ -286,7 +303,7 @@ def _catch_up(scheduler: schedulers.ById, journal: Journal, board: Board) -> Non
             board.take(journal.write("end", id=identity, status="stopped", sync=True))
 
 
-def _population(planned: Plan, journal: Journal, board: Board) -> Population:
+def _population(planned: Plan, journal: Journal, board: Board, budgets: Budgets) -> Population:
     """The population of those that have not ended; a turn that was interrupted is finished here."""
 
     def on_change(change: Change, epoch: int) -> None:
@@ -305,6 +322,7 @@ def _population(planned: Plan, journal: Journal, board: Board) -> Population:
         planned.settings.seed,
         found,
         on_change,
+        budgets,
     )
     if len(past) == planned.n_trials:
         made.decided = _last_turn(living, made)
