@@ -15,7 +15,7 @@ from tests.test_confirm import trial
 from tests.test_settings import league, out, refused  # noqa: F401
 from tuner import confirm, control, extension, plan, status
 from tuner.control import REQUEST, SETTINGS, locked
-from tuner.journal import FILE, Journal, Story, Student, story
+from tuner.journal import FILE, Journal, Story, Student, read, story
 from tuner.settings import make
 
 SMALL = (
@@ -58,14 +58,15 @@ def test_status_of_a_running_search(tmp_path: Path) -> None:
     """Its words, by hand: of 8 trials one is done, one runs; best, budgets and epochs as they are."""
     events = [phase("search"), *student(0, 4, "finished"), *student(1, 2)]
     folder = written(tmp_path / "mine", *events, trials=8, budget_epochs=10)
+    (now,) = [e["time"] for e, _ in read(folder / FILE) if e.get("number") == 1]
     with locked(folder):
-        lines = status.search_lines(folder, time.time())
+        lines = status.search_lines(folder, now)
     assert lines[0].startswith("mine: running (process ") and lines[0].endswith(", searching")
     assert lines[2:] == [
         "trials    2 of 8: 1 running, 1 finished; 6 epochs",
         "budget    --budget-epochs 10: 4 left",
         "best      kd-000 epoch 4/4, val accuracy 80.00%, temperature 1",
-        "running   kd-001 epoch 2/4, val accuracy 60.00%, temperature 2",
+        "running   kd-001 epoch 2/4, val accuracy 60.00%, temperature 2, begun 0 s ago",
     ]
 
 
@@ -222,7 +223,7 @@ def test_a_finished_search_is_extended(runs: Path, tune: Callable[..., Command])
     assert kinds.count("test_opened") == 2 and kinds.count("answer") == 2
     for identity, one in before.students.items():
         assert told.students[identity].history == one.history
-    assert "test set opened a second time: the search was extended after the answer" in more.out
+    assert "test set opened a second time (the search was extended after the answer" in more.out
     report = (runs / "first" / "report.md").read_text()
     assert "The test set was opened a second time" in report
     assert "extended from 3 to 5 trials" in report
@@ -242,7 +243,7 @@ def test_a_running_search_is_looked_at_and_stopped_from_outside(
             break
     looked = tune("--status", "second", "--out", runs)
     asked = tune("--stop", "second", "--out", runs)
-    rest, errors = process.communicate(timeout=200)
+    rest, errors = process.communicate(timeout=300)
     assert (looked.status, asked.status, process.returncode) == (0, 0, 0), errors
     assert "second: running (process " in looked.out and "--budget-epochs 2900: " in looked.out
     told = story(runs / "second")

@@ -68,7 +68,7 @@ def opening(times: int) -> str:
     if times < 2:
         return "once"
     nth = "a second time" if times == 2 else f"{times} times"
-    return f"{nth}: the search was extended after the answer had been seen"
+    return f"{nth} (the search was extended after the answer had been seen)"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -49,19 +49,23 @@ def search_lines(folder: Path, now: float) -> list[str]:
     lines.append(f"trials    {_trials(told)}")
     if told.of_kind("confirm", "baseline"):
         lines.append(f"confirm   {_counted(told.of_kind('confirm', 'baseline'))}")
-    searching = process and told.results.get("phase", {}).get("name") == "search"
     settings = told.search["settings"]
     lines += [
-        f"budget    {line}"
-        for line in budgets.left(settings, told, _seconds(folder, now if searching else None))
+        f"budget    {line}" for line in budgets.left(settings, told, _seconds(folder, told, now))
     ]
     best = best_of(told.of_kind("search"))
     lines += [f"best      {_student(best)}"] if best else []
     return lines + [
-        f"{'running' if process else 'open':<9} {_student(one)}"
-        for one in told.students.values()
-        if one.status in ("running", "interrupted")
+        f"{'running' if process else 'open':<9} {_student(one)}, begun {duration(now - begun)} ago"
+        for one, begun in _open(folder, told)
     ]
+
+
+def _open(folder: Path, told: Story) -> list[tuple[Student, float]]:
+    """Students that have not ended, with the time of their last begin."""
+    begun = {e["id"]: e["time"] for e, _ in read(folder / FILE) if e["event"] == "student"}
+    under_way = ("running", "interrupted")
+    return [(s, begun[s.id]) for s in told.students.values() if s.status in under_way]
 
 
 def _line(folder: Path) -> str:
@@ -111,9 +115,9 @@ def _student(one: Student) -> str:
     return f"{one.id} {epoch}{accuracy}, {settings_in_words(one.hyper)}"
 
 
-def _seconds(folder: Path, now: float | None) -> float:
+def _seconds(folder: Path, told: Story, now: float) -> float:
     """What the search phase has taken; up to `now` where it goes on."""
     events = [event for event, _ in read(folder / FILE)]
-    if now is not None:
+    if driver(folder) and told.results.get("phase", {}).get("name") == "search":
         events.append({"event": "now", "time": now})
     return budgets.search_seconds(events)
