@@ -30,6 +30,7 @@ REPEATED: dict[str, dict[str, Any]] = {
     "constraint": {"action": "append"},
     "method": {"nargs": "+"},
     "teacher": {"action": "append"},
+    "warm_start": {"action": "append"},
 }
 METAVARS = {
     "set": "NAME=EXPR",
@@ -37,6 +38,7 @@ METAVARS = {
     "stages": "S-T,S-T",
     "objective": "NAME",
     "constraint": "NAME<NUMBER",
+    "warm_start": "NAME",
 }
 LISTS = ("methods", "models", "datasets", "spaces", "samplers", "schedulers", "objectives")
 
@@ -106,7 +108,15 @@ def make_parser() -> Parser:
     other.add_argument(
         "--list", nargs="*", choices=LISTS, metavar="WHAT", help=f"print {', '.join(LISTS)} or all"
     )
-    other.add_argument("--resume", metavar="NAME", help="go on with an interrupted search")
+    other.add_argument(
+        "--resume",
+        metavar="NAME",
+        help="go on with an interrupted search; with --trials N, bring one to N trials in all",
+    )
+    other.add_argument("--status", metavar="NAME", help="print how far a search is")
+    other.add_argument(
+        "--stop", metavar="NAME", help="let a running search confirm what it has found so far"
+    )
     other.add_argument(
         "--replay",
         metavar="RUN_ID",
@@ -141,7 +151,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(given: dict[str, Any]) -> int:
-    """Plan, search or go on, as the flags say; the exit status. Raises ValueError for bad input."""
+    """Plan, search, go on, look or stop, as the flags say; the exit status. Raises ValueError for bad input."""
+    if "status" in given:
+        from tuner import status
+
+        return status.show(given.pop("status"), given)
+    if "stop" in given:
+        from tuner import control
+
+        return control.stop(given.pop("stop"), given)
     from tuner import league, search
 
     if "replay" in given:

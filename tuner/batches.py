@@ -20,6 +20,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from tuner.budgets import Budgets
 from tuner.samplers import METRIC, Config, Listed, SafeOptunaSearch
 from tuner.schedulers import ById, rankable
 
@@ -94,8 +95,11 @@ def _before(epoch: int, reached: int | None) -> bool:
 class InLockstep(FIFOScheduler):
     """A stopping rule under Tune that decides for batches in lockstep; those whose turn has not come are paused."""
 
-    def __init__(self, rule: ById, size: int, n_trials: int) -> None:
+    def __init__(
+        self, rule: ById, size: int, n_trials: int, budgets: Budgets | None = None
+    ) -> None:
         super().__init__()
+        self.budgets = budgets
         self.lockstep = Lockstep(rule, size, n_trials)
         self.trials: dict[int, Trial] = {}
 
@@ -120,7 +124,8 @@ class InLockstep(FIFOScheduler):
         trial.set_config({k: v for k, v in trial.config.items() if k != "restore_from"})
         if number in self.lockstep.stopped:
             return TrialScheduler.STOP
-        return TrialScheduler.PAUSE if self.lockstep.waits(number) else TrialScheduler.CONTINUE
+        waits = self.lockstep.waits(number) and not self.over
+        return TrialScheduler.PAUSE if waits else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The last report counts as any other; nobody waits for the next."""
@@ -138,16 +143,27 @@ class InLockstep(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The student that is furthest behind, after those were stopped that had waited for it."""
         for number, trial in sorted(self.trials.items()):
-            if number in self.lockstep.stopped and trial.status == Trial.PAUSED:
+            if trial.status == Trial.PAUSED and self._ends(number, trial):
                 tune_controller.stop_trial(trial)
         free = [
             number
             for number, trial in self.trials.items()
             if trial.status == Trial.PENDING
-            or (trial.status == Trial.PAUSED and not self.lockstep.waits(number))
+            or (trial.status == Trial.PAUSED and (self.over or not self.lockstep.waits(number)))
         ]
         behind = min(free, key=lambda n: (self.lockstep.heard.get(n, 0), n), default=None)
         return None if behind is None else self.trials[behind]
+
+    @property
+    def over(self) -> bool:
+        """Whether a budget is used up: the others of the batch may never come as far."""
+        return self.budgets is not None and self.budgets.over
+
+    def _ends(self, number: int, trial: Trial) -> bool:
+        """Whether a student that waits was stopped by the rule, or ends because a budget is used up."""
+        if number in self.lockstep.stopped:
+            return True
+        return self.budgets is not None and self.budgets.ends(trial.config["id"], number)
 
     def replay(
         self, reports: Iterable[tuple[str, int, dict[str, Any]]], ended: Collection[int]

@@ -10,9 +10,9 @@ the test images.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainables.recipe import RECIPE_KEYS
@@ -43,10 +43,11 @@ class Contender:
     method: str
     hyper: dict[str, Any]
     trial: str = ""  # the search's trial it comes from
+    name: str = ""  # what its students are called by, where that is not the role
 
     def identity(self, seed: int) -> str:
         """The id of its student of one seed."""
-        return f"{self.role}-seed{seed}"
+        return f"{self.name or self.role}-seed{seed}"
 
 
 def finalists(planned: Plan, trials: Sequence[Student]) -> list[Student]:
@@ -68,41 +69,70 @@ def seeds(planned: Plan) -> list[int]:
 
 
 def contenders(
-    planned: Plan, chosen: Sequence[Student], told: Event | None = None
+    planned: Plan,
+    chosen: Sequence[Student],
+    told: Event | None = None,
+    earlier: Sequence[Student] = (),
 ) -> list[Contender]:
     """Plain student, published default, the tuned baseline that `told` tells of, and finalists.
 
     The plain student is trained with the recipe of the best finalist, where the recipe is searched. In a search of
-    the plain student itself it is the published default, and is not trained twice.
+    the plain student itself it is the published default, and is not trained twice. Who was confirmed `earlier` with the
+    same setting keeps the name of then, so that a search that was extended does not train it again.
     """
     leader = chosen[0].hyper if chosen else planned.published
     recipe = {k: v for k, v in leader.items() if k in (*RECIPE_KEYS, STUDENT)}
     method = planned.settings.method
     default = Contender("default", method, planned.published, f"{method}-000")
     ranked = [Contender(f"finalist-{i}", s.method, s.hyper, s.id) for i, s in enumerate(chosen, 1)]
-    if method == "vanilla":
-        return [default, *ranked]
     tuned = [Contender(told["role"], told["method"], told["hyper"])] if told else []
-    return [Contender("vanilla", "vanilla", recipe), default, *tuned, *ranked]
+    plain = [] if method == "vanilla" else [Contender("vanilla", "vanilla", recipe)]
+    return _named([*plain, default, *tuned, *ranked], planned, earlier)
+
+
+def _named(
+    found: Sequence[Contender], planned: Plan, earlier: Sequence[Student]
+) -> list[Contender]:
+    """The contenders under names that no two of them, and no other settings of `earlier`, have."""
+    ends = [f"-seed{seed}" for seed in seeds(planned)]
+    known = {  # by name: what its students were trained with
+        student.id.removesuffix(end): (student.method, student.hyper)
+        for student in earlier
+        for end in ends
+        if student.id.endswith(end)
+    }
+    named: list[Contender] = []
+    for one in found:
+        taken = {other.name for other in named}
+        same = [name for name, of in known.items() if of == (one.method, one.hyper)]
+        new = (f"{one.role}-{n}" if n > 1 else one.role for n in itertools.count(1))
+        fit = [name for name in (one.role, *same) if name in same and name not in taken]
+        name = fit[0] if fit else next(n for n in new if n not in taken and n not in known)
+        named.append(replace(one, name=name))
+    return named
 
 
 def retrain(
     planned: Plan, task: Task, chosen: Sequence[Student], journal: Journal, board: Board
 ) -> list[Strand]:
     """Every contender with every seed, as far as that has not been trained, for `students.train`."""
-    options = contenders(planned, chosen, board.story.results.get(baselines.EVENT))
+    past = board.story.of_kind("confirm", "baseline")
+    options = contenders(planned, chosen, board.story.results.get(baselines.EVENT), past)
     configs = [
         _config(planned, contender, seed, n)
         for n, (seed, contender) in enumerate((s, c) for s in seeds(planned) for c in options)
     ]
-    past = board.story.of_kind("confirm", "baseline")
     left = students.unfinished(planned, configs, past)
     if not left:
         return []
-    kinds, ended = ("confirm", "baseline"), len(configs) - len(left)
-    begin = partial(board.begin, f"confirm over {len(seeds(planned))} seeds", kinds, len(configs))
+    n_all = len({config["id"] for config in configs} | {student.id for student in past})
+
+    def begin() -> None:
+        board.take(journal.write("phase", name="confirm"))
+        board.begin(f"confirm over {len(seeds(planned))} seeds", ("confirm", "baseline"), n_all)
+
     scheduler = make_scheduler("none", planned.recipe.epochs, planned.grace)
-    recorder = students.recording(journal, board)
+    recorder, ended = students.recording(journal, board), len(configs) - len(left)
     return [Strand(planned, task, Listed(left), scheduler, recorder, len(left), ended, begin)]
 
 

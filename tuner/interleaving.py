@@ -13,7 +13,7 @@ who waits      members of a population and of a batch wait for each other, and o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
@@ -25,6 +25,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.trainable import Task
+from tuner.budgets import Budgets
 from tuner.plan import Plan
 from tuner.population import Population
 from tuner.recorder import Recorder
@@ -45,6 +46,7 @@ class Strand:
     n_left: int
     n_ended: int  # before
     begin: Callable[[], None]  # shows that it begins
+    budgets: Budgets | None = None  # what may end it before its trials are used up
 
     @property
     def name(self) -> str:
@@ -139,6 +141,18 @@ def settle(trial: Trial, folder: Path) -> None:
     own.experiment_dir_name = f"{folder.name}/{CHECKPOINTS}"
     own._create_validation_file()  # without its mark there Ray writes nothing
     trial.set_storage(own)
+
+
+class OwnBudgets:
+    """Asks each search's own budgets whether a trial's report is its last."""
+
+    def __init__(self, strands: Sequence[Strand]) -> None:
+        self.budgets = {one.name: one.budgets for one in strands if one.budgets}
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Ray's form of it."""
+        budgets = self.budgets.get(result["config"]["search"])
+        return budgets is not None and budgets.stops(trial_id, result)
 
 
 class Recorders(tune.Callback):

@@ -147,6 +147,13 @@ class Story:
             student.status, student.reason = event["status"], event.get("reason", "")
         elif kind == "judged":
             self.judged[event["id"]] = event["metrics"]
+        elif (
+            kind == "extended"
+        ):  # what the search came to, it comes to anew; the champion may be another
+            for name in ("phase", "budget", "test_opened", "answer", "close"):
+                self.results.pop(name, None)
+            self.judged.pop("champion", None)
+            self.results[kind] = event
         else:
             self.results[kind] = event
 

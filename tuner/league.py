@@ -16,14 +16,14 @@ from typing import Any
 from rich.text import Text
 
 from trainables import methods
-from tuner import baselines, evaluation_report, pairs, plan, report, search
+from tuner import baselines, evaluation_report, pairs, plan, report, search, warm
+from tuner.control import RECORD, SETTINGS, locked
 from tuner.journal import FILE, Story, story
 from tuner.plan import Plan
 from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
 
-RECORD = "league.json"
 GAPS = ("test minus plain", "test minus default")
 HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
 BESIDE = {"vanilla": "plain", "vanilla-tuned": "tuned plain", "kd-tuned": "tuned plain KD"}
@@ -69,7 +69,8 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     record = {"version": 1, "budget": budget, "searches": searches}
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
     console.print(Text(budget))
-    return _finish(folder, search.run_all(planned, _command(folder, given)))
+    with locked(folder):
+        return _finish(folder, search.run_all(planned, _command(folder, given)))
 
 
 def _planned(
@@ -80,7 +81,10 @@ def _planned(
     for method in names:
         settings = make({**given, "method": method, "name": f"{name}-{method}", "experiment": name})
         try:
-            planned.append(plan.make(settings))
+            one = plan.make(settings)
+            if settings.warm_start:
+                warm.given(one)
+            planned.append(one)
         except ValueError as error:
             if not everything:
                 raise
@@ -120,10 +124,11 @@ def resume(name: str, given: dict[str, Any]) -> int:
     search.refuse_settings({key: value for key, value in given.items() if key != "out"})
     planned = []
     for written in _record(folder)["searches"]:
-        known = folder.parent / written["name"] / search.SETTINGS
+        known = folder.parent / written["name"] / SETTINGS
         settings = search.settings_in(known.parent) if known.is_file() else Settings(**written)
         planned.append(plan.make(settings.model_copy(update={"out": folder.parent})))
-    return _finish(folder, search.resume_all(planned, _command(folder, given)))
+    with locked(folder):
+        return _finish(folder, search.resume_all(planned, _command(folder, given)))
 
 
 def _finish(folder: Path, status: int) -> int:

@@ -27,6 +27,7 @@ from search_spaces import Domain
 from trainables.checkpoint import STATE
 from trainables.data.splits import rename_into
 from trainables.seeding import seed_of
+from tuner.budgets import Budgets
 from tuner.samplers import METRIC
 from tuner.schedulers import rankable
 
@@ -109,8 +110,10 @@ class Population(FIFOScheduler):
         seed: int,
         checkpoints: Callable[[str], dict[Path, int]],
         on_change: Callable[[Change, int], None],
+        budgets: Budgets | None = None,
     ) -> None:
         super().__init__()
+        self.budgets = budgets
         self.size, self.interval, self.space, self.seed = size, interval, dict(space), seed
         self.checkpoints, self.on_change = checkpoints, on_change
         self.decided = 0  # the epoch of the last turn
@@ -136,7 +139,8 @@ class Population(FIFOScheduler):
         self.arrived[trial.config["id"]] = (epoch, ranked_accuracy(result))
         # where an interrupted search had gone on from is no place to begin from after this one
         trial.set_config({k: v for k, v in trial.config.items() if k != "restore_from"})
-        return TrialScheduler.CONTINUE if epoch % self.interval else TrialScheduler.PAUSE
+        at_turn = epoch % self.interval == 0 and not self.over
+        return TrialScheduler.PAUSE if at_turn else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A student that is done is waited for no more."""
@@ -151,9 +155,11 @@ class Population(FIFOScheduler):
         self.ended.add(trial.config["id"])
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The student that is furthest behind; those who wait for a turn wait."""
+        """The student that is furthest behind; those who wait for a turn wait, and end where none will come."""
         epoch = self.decided + self.interval
         living = [t for i, t in self.trials.items() if i not in self.ended]
+        if self.over:
+            return self._last_ones(tune_controller, living)
         at_turn = [t for t in living if t.status == Trial.PAUSED and self._epoch(t) == epoch]
         if len(self.trials) == self.size and living and len(at_turn) == len(living):
             self._take_turn(at_turn, epoch)
@@ -164,6 +170,21 @@ class Population(FIFOScheduler):
             or (t.status == Trial.PAUSED and self._epoch(t) <= self.decided)
         ]
         return min(free, key=lambda t: (self._epoch(t), t.config["number"]), default=None)
+
+    @property
+    def over(self) -> bool:
+        """Whether a budget is used up: there will be no turn any more."""
+        return self.budgets is not None and self.budgets.over
+
+    def _last_ones(self, tune_controller: Any, living: list[Trial]) -> Trial | None:
+        """End those that wait; whoever is to be trained in full goes on."""
+        assert self.budgets is not None
+        for trial in living:
+            waits = trial.status == Trial.PAUSED
+            if waits and self.budgets.ends(trial.config["id"], trial.config["number"]):
+                tune_controller.stop_trial(trial)
+        free = [t for t in living if t.status in (Trial.PENDING, Trial.PAUSED)]
+        return free[0] if free else None
 
     def waits_at(self, epoch: int) -> bool:
         """Whether a student that has trained so far waits for a turn."""

@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from tuner.budgets import REASON, Budgets
 from tuner.journal import Journal
 from tuner.objectives import KNOWN
 from tuner.progress import Board
@@ -23,8 +24,15 @@ DRIVER_KEYS = (
 class Recorder(tune.Callback):
     """Writes each student's start, epochs and end; a retried epoch is not written twice."""
 
-    def __init__(self, journal: Journal, board: Board, epochs_before: dict[str, int]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        board: Board,
+        epochs_before: dict[str, int],
+        budgets: Budgets | None = None,
+    ) -> None:
         self.journal, self.board = journal, board
+        self.stopped = budgets.stopped if budgets else set()  # ids that a budget ended
         self.epochs = dict(epochs_before)  # of each student, as far as written
         self.begun: set[str] = set()
         self.checkpoints: dict[str, list[str]] = {}  # folders of each student, as far as kept
@@ -87,7 +95,8 @@ class Recorder(tune.Callback):
             )
         else:
             complete = last.get("epoch", 0) >= trial.config["epochs"]
-            self._end(trial, "finished" if complete else "stopped")
+            reason = REASON if not complete and trial.config["id"] in self.stopped else ""
+            self._end(trial, "finished" if complete else "stopped", reason)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -18,13 +18,16 @@ from trainables.data.splits import Facts
 from trainables.trainable import Task
 from tuner import (
     baselines,
+    budgets,
     costs,
     evaluation_report,
+    extension,
     figures,
     front_figures,
     goals_report,
     standing,
     teacher_report,
+    warm,
 )
 from tuner.confirm import ROLES
 from tuner.journal import Journal, Story
@@ -74,6 +77,7 @@ def plan_table(planned: Plan) -> Group:
         "space": "\n".join(f"{name}: {domain}" for name, domain in planned.space.items()),
         "first trial": settings_in_words(planned.published) + " (the published setting)",
         "trials": f"{planned.n_trials} by {planned.search}, {_early(planned)}",
+        **_budgets_plan(planned),
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
         "confirmation": f"best {s.confirm_top}, default{', tuned baseline' * s.tune_baseline} and plain student, "
         f"{s.confirm_seeds} seeds each",
@@ -103,6 +107,19 @@ def _baseline_plan(planned: Plan) -> dict[str, str]:
     return {"baseline": baselines.in_words(found[0])} if found else {}
 
 
+def _budgets_plan(planned: Plan) -> dict[str, str]:
+    """What ends the search, where that is not its trials alone, and what it learns from before it begins."""
+    settings, rows = planned.settings, {}
+    if settings.budget_epochs or settings.time_budget or settings.target:
+        epoch = _epoch_seconds(planned)
+        each = None if epoch is None else epoch / planned.slots
+        lines = budgets.estimates(settings, planned.n_trials, planned.recipe.epochs, each)
+        rows["search ends"] = "\n".join(lines)
+    if settings.warm_start:
+        rows["warm start"] = "\n".join(warm.given(planned)["words"])
+    return rows
+
+
 def _time(planned: Plan, least: int, most: int) -> str:
     """From a step of student and teacher measured here and now, on one core's one thread."""
     source = planned.source
@@ -114,14 +131,7 @@ def _time(planned: Plan, least: int, most: int) -> str:
         return f"not known: nothing was measured on a GPU ({steps})"
     if source.n_images is None:
         return f"not known before the images are counted; {steps}"
-    share = (
-        source.val_fraction
-        if planned.settings.val_fraction is None
-        else planned.settings.val_fraction
-    )
-    n_train = (planned.settings.subset or source.n_images) * (1 - (0.5 if share is None else share))
-    n_steps = n_train / planned.recipe.batch_size
-    live = not planned.teacher_part(planned.recipe.batch_size).kept
+    n_steps, live = _steps(planned), not planned.teacher_part(planned.recipe.batch_size).kept
     epoch = n_steps * (student + passing * live)
     # the targets are computed once a seed and epoch, and a teacher may have to be trained first
     once = (
@@ -141,6 +151,24 @@ def _goals_plan(planned: Plan) -> dict[str, str]:
         lines = [f"{one}, known {one.known}" for one in planned.goals.constraints]
         rows["constraints"] = "\n".join(lines)
     return rows
+
+
+def _steps(planned: Plan) -> float:
+    """Of an epoch, where the images have been counted."""
+    given, source = planned.settings.val_fraction, planned.source
+    share = source.val_fraction if given is None else given
+    n_images = planned.settings.subset or source.n_images or 0
+    return n_images * (1 - (0.5 if share is None else share)) / planned.recipe.batch_size
+
+
+def _epoch_seconds(planned: Plan) -> float | None:
+    """Of a student's epoch here, from a measured step; None where nothing can be measured or counted."""
+    known = all(wanted.model for wanted in planned.teachers) and planned.source.n_images
+    if not known or planned.settings.gpus_per_trial:
+        return None
+    student, _, passing = planned.step_seconds
+    live = not planned.teacher_part(planned.recipe.batch_size).kept
+    return _steps(planned) * (student + passing * live)
 
 
 def _networks_plan(planned: Plan) -> dict[str, str]:
@@ -200,7 +228,18 @@ def outcomes(told: Story) -> str:
     """`20 finished, 12 stopped early`."""
     counts = Counter(student.status for student in told.of_kind("search"))
     words = {"stopped": "stopped early"}
-    return ", ".join(f"{n} {words.get(status, status)}" for status, n in counts.most_common())
+    said = ", ".join(f"{n} {words.get(status, status)}" for status, n in counts.most_common())
+    return "; ".join(filter(None, (said, budgets.in_words(told))))
+
+
+def notes(told: Story) -> list[str]:
+    """Where the search began and went on in other ways than by itself, in words."""
+    event = told.results.get("extended")
+    again = [f"extended from {event['before']} to {event['trials']} trials"] if event else []
+    if event and event["opened"]:
+        again.append(f"test set opened {extension.opening(extension.times_opened(told))}")
+    warm = [f"warm start: {words}" for words in told.results.get("warm", {}).get("words", [])]
+    return [*warm, *again]
 
 
 def comparison(answer: dict[str, Any]) -> list[list[str]]:
@@ -297,6 +336,7 @@ def final_table(planned: Plan, told: Story, answer: dict[str, Any]) -> Group:
     note = f"Test and validation accuracy in percent: mean over {n} seeds ± 95% interval; differences paired by seed"
     parts += [Text(), rich_table(note, comparison(answer)), Text()]
     parts.append(Text(f"trials    {outcomes(told)}"))
+    parts += [Text(f"          {note}") for note in notes(told)]
     parts.append(Text(f"weights   {answer['champion']['weights']}"))
     parts.append(Text(f"report    {planned.folder / 'report.html'}"))
     return Group(*parts)
@@ -333,6 +373,8 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "teacher": teacher_report.rows(answer["teacher"]),
         "teacher_words": teacher_report.sentences(planned, answer),
         "outcomes": outcomes(told),
+        "opened": extension.opening(answer.get("opened", 1)),
+        "notes": notes(told),
         "costs": costs.in_words(
             costs.teacher_costs(told.students.values()), Path(task.cache_folder)
         ),

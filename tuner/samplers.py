@@ -46,6 +46,11 @@ CONSTRAINED = ("tpe", "gp", "nsga2")  # samplers that heed constraints
 Config = dict[str, Any]
 
 
+def nobody(number: int) -> bool:
+    """Refuses no trial."""
+    return False
+
+
 def distribution(domain: Domain) -> BaseDistribution:
     """Optuna's form of a domain; integers exclude their upper end, as in Ray Tune."""
     if domain.values:
@@ -134,14 +139,18 @@ class SafeOptunaSearch(OptunaSearch):
         n_trials: int,
         known: Mapping[str, Any] | None = None,
         goals: Goals = USUAL,
+        refuses: Callable[[int], bool] = nobody,
     ) -> None:
-        """`first` holds the first trial's values, if any; `known` what stands where a condition does not hold."""
+        """`first` holds the first trial's values, if any; `known` what stands where a condition does not hold.
+
+        A trial whose number `refuses` says yes to is not handed out any more: a budget is used up.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.known = dict(space), dict(known or {})
         self.distributions = {name: distribution(domain) for name, domain in space.items()}
         self.search_seed, self.complete_config, self.n_trials = seed, complete, n_trials
         self.sampler_kind, self.slots, self.first = search, slots, dict(first)
-        self.number, self.goals = 0, goals
+        self.refuses, self.number, self.goals = refuses, 0, goals
         self.waiting: list[Config] = []  # unfinished trials of an interrupted search, to go on with
         super().__init__(
             self.distributions,
@@ -161,12 +170,16 @@ class SafeOptunaSearch(OptunaSearch):
     @property
     def coming(self) -> int | None:
         """The number of the trial that is handed out next, or None."""
-        if self.waiting:
-            return int(self.waiting[0]["number"])
-        return self.number if self.number < self.n_trials else None
+        waiting = [one["number"] for one in self.waiting if not self.refuses(one["number"])]
+        if waiting:
+            return int(waiting[0])
+        return (
+            self.number if self.number < self.n_trials and not self.refuses(self.number) else None
+        )
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
+        self.waiting = [one for one in self.waiting if not self.refuses(one["number"])]
         if self.coming is None:
             return Searcher.FINISHED
         config = self.waiting.pop(0) if self.waiting else self._drawn()
@@ -184,6 +197,11 @@ class SafeOptunaSearch(OptunaSearch):
             return
         self._completed_trials.add(trial_id)
         self._tell(self._ot_trials[trial_id], result, error=error)
+
+    def learn(self, earlier: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        """Tell the study of other searches' trials, each (values, last result); before `replay` and the first trial."""
+        for number, (values, result) in enumerate(earlier, -len(earlier)):
+            self._tell(self._ask(number, values), result, error=False)
 
     def replay(self, past: Iterable[tuple[Config, dict[str, Any] | None, bool]]) -> None:
         """Bring the study to where an interrupted search left it.
@@ -319,20 +337,25 @@ def worst_values(study: optuna.Study) -> Sequence[float] | None:
 
 
 class Listed(Searcher):
-    """A fixed list of configs, in order: a grid, or the confirmation's students."""
+    """A fixed list of configs, in order: a grid, or the confirmation's students; those it `refuses` are left out."""
 
-    def __init__(self, configs: Iterable[Config]) -> None:
+    def __init__(self, configs: Iterable[Config], refuses: Callable[[int], bool] = nobody) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.configs = list(configs)
+        self.configs, self.refuses = list(configs), refuses
 
     @property
     def coming(self) -> int | None:
         """The number of the trial that is handed out next, or None."""
-        return int(self.configs[0]["number"]) if self.configs else None
+        numbers = (int(config["number"]) for config in self.configs)
+        return next((number for number in numbers if not self.refuses(number)), None)
 
     def suggest(self, trial_id: str) -> Any:
         """The next config, or FINISHED."""
-        return self.configs.pop(0) if self.configs else Searcher.FINISHED
+        while self.configs:
+            config = self.configs.pop(0)
+            if not self.refuses(config["number"]):
+                return config
+        return Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

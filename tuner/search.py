@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from tuner import (
     baselines,
     cluster,
     confirm,
+    extension,
     ingredients,
     plan,
     report,
@@ -33,8 +33,10 @@ from tuner import (
     teaching,
     unmet,
     verdict,
+    warm,
 )
 from tuner.baselines import Beside
+from tuner.control import SETTINGS, locked
 from tuner.interleaving import Strand
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
@@ -42,9 +44,6 @@ from tuner.progress import Board, quiet_streams
 from tuner.settings import Settings
 from tuner.students import Interrupted
 from tuner.tracking import Mirror
-
-LOCK = "driver.lock"
-SETTINGS = "settings.json"
 
 
 @dataclass
@@ -72,6 +71,8 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
             f"--name must be a new search, got {taken[0]!r}, which is in {planned.out}; "
             f"--resume {planned.name} goes on with it, --overwrite deletes it first"
         )
+    if settings.warm_start:
+        warm.given(planned)
     return run_all([planned], command("--resume", planned))
 
 
@@ -89,7 +90,7 @@ def run_all(planned: Sequence[Plan], resume_command: str) -> int:
 def _new_folder(planned: Plan) -> None:
     """The search's own, with its settings in it."""
     if planned.folder.exists():
-        with _locked(planned.folder):
+        with locked(planned.folder):
             shutil.rmtree(planned.folder)
     planned.folder.mkdir(parents=True)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
@@ -104,8 +105,12 @@ def _new_folder(planned: Plan) -> None:
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
-    """Go on with an interrupted search where it stopped; the exit status. ValueError where there is none."""
+    """Go on with an interrupted search where it stopped, or with more trials; the exit status.
+
+    Raises ValueError where there is no such search, or none of its kind.
+    """
     out = Path(given.pop("out", Settings.model_fields["out"].default))
+    trials = given.pop("trials", None)
     refuse_settings(given)
     folder = out.expanduser().resolve() / name
     if not (folder / SETTINGS).is_file():
@@ -113,11 +118,19 @@ def resume(name: str, given: dict[str, Any]) -> int:
         raise ValueError(
             f"--resume must name a search in {folder.parent}, got {name!r}; known: {', '.join(known) or 'none'}"
         )
-    if is_finished(folder):
+    settings, told = settings_in(folder), _told(folder)
+    if trials is not None:
+        settings = extension.extended(settings, told, trials)
+    elif is_finished(folder):
         raise ValueError(
-            f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
+            f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}; "
+            "--trials N extends it"
         )
-    planned = plan.make(settings_in(folder).model_copy(update={"out": folder.parent}))
+    planned = plan.make(settings.model_copy(update={"out": folder.parent}))
+    if trials is not None:
+        extension.check(planned)
+        with locked(folder):
+            extension.begin(planned, told)
     return resume_all([planned], command("--resume", planned))
 
 
@@ -212,7 +225,7 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
     mirror: Mirror | None = None
     with ExitStack() as locks, students.interruptible():
         for one in searches:
-            locks.enter_context(_locked(one.planned.folder))
+            locks.enter_context(locked(one.planned.folder))
             one.journal = Journal(one.planned.folder)
         try:
             n_cpus = first.slots * first.settings.cpus_per_trial
@@ -244,6 +257,7 @@ def _make_ready(one: Underway) -> None:
         journal.write("resumed")
     else:
         journal_search(planned, facts, journal)
+    _warm_up(planned, journal, board)
     probing = _start_probe(planned, facts)
     once = partial(_once, planned)
     teacher = teaching.teach(planned, whole(facts), journal, board, once)
@@ -262,6 +276,7 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
     settings |= {
         "teacher": planned.teacher,
         "student": planned.student,
+        "trials": planned.n_trials,
         "epochs": planned.recipe.epochs,
         "search": planned.search,
         "scheduler": planned.scheduler,
@@ -283,6 +298,14 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
         settings=settings,
         facts={**shown, "space": ", ".join(f"{k}: {v}" for k, v in planned.space.items())},
     )
+
+
+def _warm_up(planned: Plan, journal: Journal, board: Board) -> None:
+    """Copy the trials of a warm start into the journal, where that has not been done."""
+    if planned.settings.warm_start and "warm" not in board.story.results:
+        board.take(journal.write("warm", sync=True, **warm.given(planned)))
+        for words in board.story.results["warm"]["words"]:
+            board.say(f"warm start: {words}")
 
 
 def _start_probe(planned: Plan, facts: Facts) -> Any:
@@ -468,22 +491,3 @@ def command(flag: str, planned: Plan) -> str:
     return f"python tune.py {flag} {planned.name}" + (
         f" --out {out}" if out != Path("runs") else ""
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One driver a search; raises ValueError for the second."""
-    import fcntl
-
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"a search must have one driver, got a second for {folder.name} (process {file.read().strip()} runs it)"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

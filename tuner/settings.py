@@ -21,8 +21,10 @@ from pydantic import (
 from tuner import objectives
 
 SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([KMGT]?B)", re.IGNORECASE)
+TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])")
 STAGES = re.compile(r"\d{1,4}-\d{1,4}(,\d{1,4}-\d{1,4})*")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -75,6 +77,25 @@ class Settings(BaseModel):
     )
 
     trials: int = Field(32, ge=1, description="configurations to try")
+    budget_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="end the search when its trials have trained so many epochs together",
+    )
+    time_budget: str | None = Field(
+        None,
+        description="end the search after 90s, 30m, 2h or 1d; what follows it takes its own time",
+    )
+    target: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="end the search when a trial reaches this accuracy on validation, as 0.95",
+    )
+    warm_start: tuple[str, ...] = Field(
+        (),
+        description="an earlier search in OUT whose trials the sampler learns from; may be repeated",
+    )
     epochs: int | None = Field(
         None, ge=1, description="of a fully trained student (default: the dataset's)"
     )
@@ -175,6 +196,11 @@ class Settings(BaseModel):
     def _one_teacher_is_a_list_of_one(cls, teacher: Any) -> Any:
         return (teacher,) if isinstance(teacher, str) else teacher or ()
 
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _one_search_is_a_list_of_one(cls, names: Any) -> Any:
+        return (names,) if isinstance(names, str) else names or ()
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str | None) -> str | None:
@@ -210,6 +236,13 @@ class Settings(BaseModel):
         bytes_of(size)
         return size
 
+    @field_validator("time_budget")
+    @classmethod
+    def _time_is_in_seconds(cls, text: str | None) -> str | None:
+        if text is not None:
+            seconds_of(text)
+        return text
+
     @field_validator("out", "data_root")
     @classmethod
     def _path_can_be(cls, path: Path | None) -> Path | None:
@@ -230,14 +263,23 @@ def bytes_of(size: str) -> int:
     return int(float(number[1]) * UNITS[number[2].upper()])
 
 
+def seconds_of(text: str) -> float:
+    """`90s`, `30m`, `2h` or `1d` in seconds; raises ValueError for anything else, and for nothing."""
+    number = TIME.fullmatch(text.strip())
+    if number is None or float(number[1]) <= 0:
+        raise ValueError("must be a time above 0 as 90s, 30m, 2h or 1d")
+    return float(number[1]) * SECONDS[number[2]]
+
+
 GROUPS = {
     "what to distill": (
         *("method", "dataset", "data_root", "subset", "val_fraction", "image_size"),
         *("teacher", "student", "teacher_epochs", "trust_pickle", "stages"),
     ),
     "the search": (
-        *("trials", "epochs", "search", "scheduler", "space", "set"),
-        *("objective", "constraint", "seed", "batch_mode"),
+        *("trials", "budget_epochs", "time_budget", "target", "epochs"),
+        *("search", "scheduler", "space", "set"),
+        *("objective", "constraint", "seed", "warm_start", "batch_mode"),
     ),
     "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds", "tune_baseline", "evaluate"),

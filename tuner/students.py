@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,8 +18,9 @@ from ray.tune.search import Searcher
 
 from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial, not_trained
-from tuner import interleaving, schedulers, sizes
+from tuner import interleaving, schedulers, sizes, warm
 from tuner.batches import InBatches, InLockstep
+from tuner.budgets import Budgets
 from tuner.interleaving import CHECKPOINTS, Recorders, Strand
 from tuner.journal import Journal, Student
 from tuner.objectives import KNOWN
@@ -76,15 +76,17 @@ def interruptible() -> Iterator[None]:
 
 
 def search(planned: Plan, task: Task, journal: Journal, board: Board) -> list[Strand]:
-    """The search's trials that have not ended yet, for `train`; none where all have."""
-    scheduler = _scheduler(planned, journal, board)
+    """The search's trials that have not ended yet, for `train`, as far as budgets go; none where all have."""
+    budgets = Budgets(planned.settings, planned.n_trials, journal, board)
+    budgets.end_the_rest()
+    scheduler = _scheduler(planned, journal, board, budgets)
     past = board.story.of_kind("search")
     searcher: Searcher
     if planned.search == "grid" or not planned.searched:
         cells = planned.grid if planned.search == "grid" else [planned.published]
         configs = [trial_config(planned, number, cell) for number, cell in enumerate(cells)]
         waiting = [s.id for s in past if _waits(s, scheduler)]
-        searcher = Listed(unfinished(planned, configs, past, waiting))
+        searcher = Listed(unfinished(planned, configs, past, waiting), budgets.refuses)
         if planned.batch:
             searcher = InBatches(searcher, planned.batch)
     else:
@@ -99,25 +101,31 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> list[St
             planned.n_trials,
             planned.known,
             planned.goals,
+            budgets.refuses,
         )
+        optuna_search.learn(warm.lessons(board.story))
         made = InBatches(optuna_search, planned.batch) if planned.batch else optuna_search
         made.replay([_as_past(planned, student, scheduler) for student in past])
         searcher = made
     n_ended = len([s for s in past if _ended(s)])
-    if n_ended == planned.n_trials:
+    if n_ended == planned.n_trials or (budgets.over and past and n_ended == len(past)):
         return []
-    after = planned.n_confirmed * planned.recipe.epochs
-    begin = partial(
-        board.begin, f"search {planned.name}", ("search",), planned.n_trials, epochs_after=after
-    )
+
+    def begin() -> None:
+        board.take(journal.write("phase", name="search"))
+        budgets.begin()
+        after = planned.n_confirmed * planned.recipe.epochs
+        board.begin(f"search {planned.name}", ("search",), planned.n_trials, epochs_after=after)
+
     left = planned.n_trials - n_ended
-    recorder = recording(journal, board)
-    return [Strand(planned, task, searcher, scheduler, recorder, left, n_ended, begin)]
+    recorder = recording(journal, board, budgets)
+    return [Strand(planned, task, searcher, scheduler, recorder, left, n_ended, begin, budgets)]
 
 
-def recording(journal: Journal, board: Board) -> Recorder:
+def recording(journal: Journal, board: Board, budgets: Budgets | None = None) -> Recorder:
     """What writes down a search's next trials."""
-    return Recorder(journal, board, {s.id: len(s.history) for s in board.story.students.values()})
+    before = {s.id: len(s.history) for s in board.story.students.values()}
+    return Recorder(journal, board, before, budgets)
 
 
 def train(strands: Sequence[Strand]) -> None:
@@ -130,6 +138,9 @@ def train(strands: Sequence[Strand]) -> None:
         finally:
             for strand in group:
                 strand.recorder.board.end()
+        for strand in group:
+            if strand.budgets:
+                strand.budgets.end_the_rest()
 
 
 def _fit(strands: Sequence[Strand]) -> None:
@@ -141,7 +152,10 @@ def _fit(strands: Sequence[Strand]) -> None:
     searcher, scheduler, recorder = interleaving.parts(strands)
     home = first.folder if alone else first.out / (first.settings.experiment or first.name)
     n_students = sum(one.n_left for one in strands)
-    tuner = make_tuner(trainable, searcher, scheduler, n_students, first.slots, home, [recorder])
+    stops = interleaving.OwnBudgets(strands)
+    tuner = make_tuner(
+        trainable, searcher, scheduler, n_students, first.slots, home, [recorder], stops
+    )
     _Signals.recorder = recorder
     try:
         with quiet():
@@ -160,8 +174,9 @@ def make_tuner(
     slots: int,
     folder: Path,
     callbacks: list[tune.Callback],
+    stops: Callable[[str, Mapping[str, Any]], bool] | None = None,
 ) -> tune.Tuner:
-    """Ray's Tuner as every search uses it; checkpoints go to `folder`/checkpoints.
+    """Ray's Tuner as every search uses it; checkpoints go to `folder`/checkpoints; `stops` may end a trial at a report.
 
     A population is handed out whole, and so is a batch, `slots` of it at a time by Ray's own resources: who waits for a
     turn is alive, and would count for a limit.
@@ -182,6 +197,7 @@ def make_tuner(
             name=CHECKPOINTS,
             storage_path=str(folder),
             verbose=0,
+            stop=stops,
             callbacks=callbacks,
             # no num_to_keep: with it Ray writes a snapshot of all trials at nearly every checkpoint
             checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
@@ -298,15 +314,15 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _scheduler(planned: Plan, journal: Journal, board: Board) -> TrialScheduler:
+def _scheduler(planned: Plan, journal: Journal, board: Board, budgets: Budgets) -> TrialScheduler:
     """The search's scheduler, as far as an interrupted search had brought it."""
     if planned.scheduler == "pbt":
-        return _population(planned, journal, board)
+        return _population(planned, journal, board, budgets)
     scheduler = schedulers.make(planned.scheduler, planned.recipe.epochs, planned.grace)
     if not isinstance(scheduler, schedulers.ById):
         return scheduler
     if planned.batch:
-        scheduler = InLockstep(scheduler, planned.batch, planned.n_trials)
+        scheduler = InLockstep(scheduler, planned.batch, planned.n_trials, budgets)
     _catch_up(scheduler, journal, board)
     return scheduler
 
@@ -329,7 +345,7 @@ def _catch_up(scheduler: schedulers.ById | InLockstep, journal: Journal, board: 
             board.take(journal.write("end", id=identity, status="stopped", sync=True))
 
 
-def _population(planned: Plan, journal: Journal, board: Board) -> Population:
+def _population(planned: Plan, journal: Journal, board: Board, budgets: Budgets) -> Population:
     """The population of those that have not ended; a turn that was interrupted is finished here."""
 
     def on_change(change: Change, epoch: int) -> None:
@@ -348,6 +364,7 @@ def _population(planned: Plan, journal: Journal, board: Board) -> Population:
         planned.settings.seed,
         found,
         on_change,
+        budgets,
     )
     if len(past) == planned.n_trials:
         made.decided = _last_turn(living, made)

@@ -202,6 +202,12 @@ class Delivery:
         elif kind == "front":
             for identity in event["ids"]:
                 self.client.set_tag(self.state.runs[identity], "kd.pareto", "true")
+        elif kind == "budget":
+            self.client.set_tag(self.state.runs[""], "kd.ended_by", event["reason"])
+        elif kind == "extended":
+            self.state.model_version = ""  # the champion may be another, and is registered anew
+            words = f"from {event['before']} to {event['trials']} trials"
+            self.client.set_tag(self.state.runs[""], "kd.extended", words)
         elif kind == "close":
             self.client.set_tag(self.state.runs[""], "kd.status", event["status"])
             self._terminate("", STATUS.get(event["status"], "FAILED"))

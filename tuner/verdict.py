@@ -17,7 +17,7 @@ from trainables.models import slug
 from trainables.models.normalized import latency_ms, n_parameters
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import baselines, cluster, confirm, judging, standing, students
+from tuner import baselines, cluster, confirm, extension, judging, standing, students
 from tuner.confirm import BASELINES, Contender, seeds
 from tuner.journal import Journal, Story
 from tuner.judging import Candidate, Paper
@@ -42,14 +42,17 @@ def judge(
     if "answer" in told.results:
         return told.results["answer"]
     chosen = confirm.finalists(planned, told.of_kind("search"))
-    options = confirm.contenders(planned, chosen, told.results.get(baselines.EVENT))
+    earlier = told.of_kind("confirm", "baseline")
+    options = confirm.contenders(planned, chosen, told.results.get(baselines.EVENT), earlier)
     winner = confirm.choose(planned, told, options)
     rows = {c.role: c for c in options if c.role in BASELINES and confirm.trained(planned, told, c)}
     rows["tuned"] = winner
     champion = _save_champion(planned, task, told, winner)
     if "test_opened" not in told.results:
+        board.take(journal.write("phase", name="judge"))
         board.take(journal.write("test_opened", sync=True, roles=list(rows), winner=winner.role))
-        board.say("test set opened once, for " + ", ".join(rows) + " and the teacher")
+        how_often = extension.opening(extension.times_opened(told))
+        board.say(f"test set opened {how_often}, for " + ", ".join(rows) + " and the teacher")
     _measure(planned, task, candidates(planned, task, rows, champion), journal, board, submit)
     answer = {
         "winner": winner.role,
@@ -62,6 +65,7 @@ def judge(
         "finalists": [_finalist(planned, told, c) for c in options if c.trial],
         "teacher": {**_about_teacher(task.teacher), **_of_one(told.judged["teacher"])},
         "champion": {**champion, **_of_one(told.judged.get("champion", {}))},
+        "opened": extension.times_opened(told),
         "registered_as": slug(f"kdtune-{planned.source.name}-{_about(task, winner)['student']}"),
     }
     board.take(journal.write("answer", sync=True, **answer))
