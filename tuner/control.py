@@ -91,7 +91,9 @@ def stop(name: str, given: dict[str, Any]) -> int:
     league = (folder / RECORD).is_file()
     running = [one for one in searches(folder) if driver(one) is not None] if league else [folder]
     searching = [one for one in running if _phase(one) not in OVER]
-    if running and not searching:
+    if not running:
+        raise ValueError(f"--stop must come when trials are trained, got {name}: it is starting")
+    if not searching:
         raise ValueError(f"--stop must come before the confirmation, got {name}: it is confirming")
     for one in searching:
         (one / REQUEST).touch()
