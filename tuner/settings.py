@@ -96,6 +96,13 @@ class Settings(BaseModel):
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="sgd is with Nesterov momentum 0.9"
     )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="share of the labels' weight that is spread over all classes, in the hard-label term",
+    )
 
     augment: Literal["none", "crop_flip", "crop_flip_rotate", "randaugment"] | None = Field(
         None, description="random views of the training images (default: the dataset's)"
@@ -197,7 +204,7 @@ GROUPS = {
         *("teacher", "student", "teacher_epochs", "trust_pickle", "stages"),
     ),
     "the search": ("trials", "epochs", "search", "scheduler", "space", "set", "seed"),
-    "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
+    "the recipe": ("batch_size", "lr", "optimizer", "label_smoothing", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds", "evaluate"),
     "the machine": (
         *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
