@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 CONFIDENCE = 0.95
+MOST_SEEDS = 1000  # nobody trains more
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,38 @@ def interval(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(mean, math.nan, n)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Interval(
-        mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n), n
-    )
+    return Interval(mean, _quantile(n) * deviation / math.sqrt(n), n)
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Interval:
     """The interval of a - b, seed by seed; raises ValueError where they are not of one length."""
     return interval([x - y for x, y in zip(a, b, strict=True)])
+
+
+def seeds_needed(differences: Sequence[float]) -> int | None:
+    """How many seeds would tell a mean difference like this one from 0; None where MOST_SEEDS would not.
+
+    With mean m and deviation s of the paired differences seen, the smallest n >= 2 with
+
+        t(0.975, n - 1) * s / sqrt(n) < |m|
+
+    that is, for which the 95 % t-interval would exclude 0 if mean and deviation stayed as they are. They will not: over
+    n new seeds a true difference of this size is told from 0 about every second time, more often with more. None too
+    for a mean of 0 or NaN. Raises ValueError with fewer than two differences.
+    """
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"a deviation must have at least two differences, got {n}")
+    seen = interval(differences)
+    deviation = seen.half_width * math.sqrt(n) / _quantile(n)
+    enough = (
+        n
+        for n in range(2, MOST_SEEDS + 1)
+        if _quantile(n) * deviation / math.sqrt(n) < abs(seen.mean)
+    )
+    return next(enough, None)
+
+
+def _quantile(n: int) -> float:
+    """Student's t of n values, so that the interval covers CONFIDENCE."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
