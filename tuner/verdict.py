@@ -121,6 +121,7 @@ def _row(planned: Plan, told: Story, contender: Contender) -> dict[str, Any]:
     return {
         "hyper": contender.hyper,
         "val": confirm.accuracies(planned, told, contender),
+        "val_best": confirm.best_accuracies(planned, told, contender),
         "accuracy": over.pop("test/accuracy"),
         "loss": over.pop("test/loss"),
         "measured": over,
@@ -151,6 +152,7 @@ def _finalist(planned: Plan, told: Story, contender: Contender) -> dict[str, Any
         "hyper": contender.hyper,
         "searched": searched.accuracy if searched else None,
         "val": confirm.accuracies(planned, told, contender) if trained else [],
+        "val_best": confirm.best_accuracies(planned, told, contender) if trained else [],
     }
 
 

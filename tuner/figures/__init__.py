@@ -1,0 +1,41 @@
+"""The pictures of a search: PNG files for the report, and one page to explore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from tuner.figures import bars, curves, landscape, slices
+from tuner.figures.seen import Picture, Seen
+from tuner.figures.style import STYLE
+
+__all__ = ["Picture", "Seen", "draw"]
+
+Drawer = Callable[[Seen], tuple[Figure, str] | None]  # the figure and what it says
+DRAWERS: dict[str, tuple[str, Drawer]] = {
+    "gain": (bars.GAIN, bars.gain),
+    "importance": (bars.IMPORTANCE, bars.importance),
+    "landscape": (landscape.TITLE, landscape.draw),
+    "slices": (slices.SLICES, slices.draw),
+    "parallel": (slices.PARALLEL, slices.parallel),
+    "curves": (curves.LEARNING, curves.draw),
+    "rungs": (curves.RUNGS, curves.rungs),
+}
+
+
+def draw(seen: Seen, folder: Path) -> dict[str, Picture]:
+    """Every picture that there is something to draw for, by name, as PNG files in `folder`."""
+    folder.mkdir(exist_ok=True)
+    found = {}
+    with mpl.rc_context(STYLE):
+        for name, (title, drawer) in DRAWERS.items():
+            drawn = drawer(seen)
+            if drawn is not None:
+                figure, caption = drawn
+                path = folder / f"{name}.png"
+                figure.savefig(path)
+                found[name] = Picture(path, title, caption)
+    return found
