@@ -104,7 +104,8 @@ def _trials(domains: dict[str, Domain], students: Sequence[Student]) -> list[Fro
             value=one.accuracy,
         )
         for one in students
-        if one.complete and all(domain.holds(one.hyper[name]) for name, domain in domains.items())
+        if one.complete
+        and all(domain.holds(one.hyper.get(name)) for name, domain in domains.items())
     ]
 
 

@@ -15,14 +15,14 @@ from tuner.figures.style import STYLE
 __all__ = ["Picture", "Seen", "draw"]
 
 Drawer = Callable[[Seen], tuple[Figure, str] | None]  # the figure and what it says
-DRAWERS: dict[str, tuple[str, Drawer]] = {
-    "gain": (bars.GAIN, bars.gain),
-    "importance": (bars.IMPORTANCE, bars.importance),
-    "landscape": (landscape.TITLE, landscape.draw),
-    "slices": (slices.SLICES, slices.draw),
-    "parallel": (slices.PARALLEL, slices.parallel),
-    "curves": (curves.LEARNING, curves.draw),
-    "rungs": (curves.RUNGS, curves.rungs),
+DRAWERS: dict[str, Drawer] = {
+    "gain": bars.gain,
+    "importance": bars.importance,
+    "landscape": landscape.draw,
+    "slices": slices.draw,
+    "parallel": slices.parallel,
+    "curves": curves.draw,
+    "rungs": curves.rungs,
 }
 
 
@@ -31,11 +31,11 @@ def draw(seen: Seen, folder: Path) -> dict[str, Picture]:
     folder.mkdir(exist_ok=True)
     found = {}
     with mpl.rc_context(STYLE):
-        for name, (title, drawer) in DRAWERS.items():
+        for name, drawer in DRAWERS.items():
             drawn = drawer(seen)
             if drawn is not None:
                 figure, caption = drawn
                 path = folder / f"{name}.png"
                 figure.savefig(path)
-                found[name] = Picture(path, title, caption)
+                found[name] = Picture(path, caption)
     return found

@@ -9,7 +9,7 @@ from tuner.figures import style
 from tuner.figures.seen import Seen
 from tuner.statistics import interval, paired
 
-GAIN, IMPORTANCE = "What tuning gained", "Which hyperparameter decided"
+IMPORTANCE = "Which hyperparameter decided"
 MOST = 12  # bars that can still be read
 
 

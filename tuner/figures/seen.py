@@ -25,7 +25,6 @@ class Picture:
     """A figure on disk with what it says, for those who cannot see it."""
 
     path: Path
-    title: str
     caption: str
 
     @property
@@ -135,8 +134,12 @@ def is_log(domain: Domain) -> bool:
 
 
 def unit(domain: Domain, value: float) -> float:
-    """A value's place between the ends of its domain, 0 to 1, on the domain's own scale."""
+    """A value's place between the ends of its domain, 0 to 1, on the domain's own scale; beyond them at the end.
+
+    A grid's published default may lie beyond.
+    """
     low, high = ends(domain)
+    value = min(high, max(low, value))
     if is_log(domain):
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (value - low) / (high - low) if high > low else 0.5
