@@ -101,6 +101,7 @@ def answer(winner: str = "finalist-1") -> dict[str, Any]:
     def row(a: float, b: float) -> dict[str, Any]:
         return {
             "val": [a, b],
+            "val_best": [a, b + 0.02],
             "accuracy": [a, b],
             "measured": measured([a / 2, b / 2], [0.0, 1.0]),
         }
@@ -126,10 +127,29 @@ def answer(winner: str = "finalist-1") -> dict[str, Any]:
 def test_comparison_shows_paired_differences_and_the_worst_case_with_its_flags() -> None:
     """Tuned minus plain: +10 and +4 points, mean 7; minus default: +1 and +3, mean 2; seed 2 is masked."""
     rows = {row[0]: row for row in report.comparison(answer())}
-    assert rows["tuned"][3].startswith("+7.00 ±") and rows["tuned"][4].startswith("+2.00 ±")
-    assert rows["published default"][3].startswith("+5.00 ±") and rows["published default"][4] == ""
+    assert rows["tuned"][4].startswith("+7.00 ±") and rows["tuned"][5].startswith("+2.00 ±")
+    assert rows["published default"][4].startswith("+5.00 ±") and rows["published default"][5] == ""
     assert rows["tuned"][-2].startswith("46.00 ±") and rows["tuned"][-1] == "masked 1 of 2"
     assert rows["teacher t"][-2:] == ["40.00", ""]
+
+
+def test_an_unresolved_difference_says_how_many_seeds_would_resolve_it(planned: Plan) -> None:
+    """By hand: mean 2, deviation sqrt(2): t(0.975, 4) sqrt(2 / 5) = 1.76 < 2 <= t(0.975, 3) sqrt(2 / 4) = 2.25."""
+    said = report.sentences(planned, answer())
+    assert said[2].endswith(
+        "which these 2 seeds do not tell from 0 (about 5 would, if the difference is as seen)."
+    )
+
+
+def test_last_and_best_epoch_stand_beside_each_other_by_name() -> None:
+    """Tuned: 0.90 and 0.94 at the last, 0.90 and 0.96 at the best; a journal of old knows the last alone."""
+    header, *rows = report.comparison(answer())
+    assert header[1:4] == ["val, last epoch", "val, best epoch", "test"]
+    assert [cell.partition(" ")[0] for cell in rows[2][1:4]] == ["92.00", "93.00", "92.00"]
+    old = answer()
+    for row in old["rows"].values():
+        del row["val_best"]
+    assert [row[2] for row in report.comparison(old)[1:]] == [""] * 4
 
 
 def test_masked_gradients_are_said_with_who_shows_them(planned: Plan) -> None:
@@ -154,7 +174,7 @@ def test_without_a_tier_there_are_no_robust_columns() -> None:
     bare = {**answer(), "tier": "none"}
     for row in (*bare["rows"].values(), bare["teacher"]):
         row["measured"] = {}
-    assert {len(row) for row in report.comparison(bare)} == {5}
+    assert {len(row) for row in report.comparison(bare)} == {6}
     assert evaluation_report.robust_rows(bare) == evaluation_report.quality_rows(bare) == []
     assert evaluation_report.summary(bare) == {}
     assert "--evaluate none" in evaluation_report.sentences(bare)[0]
@@ -185,7 +205,7 @@ def test_report_tables_have_a_row_for_each_network_and_radius() -> None:
 
 def test_where_the_default_wins_it_is_said_and_not_compared_with_itself(planned: Plan) -> None:
     rows = {row[0]: row for row in report.comparison(answer("default"))}
-    assert rows["tuned"][4] == "the same"
+    assert rows["tuned"][5] == "the same"
     said = report.sentences(planned, answer("default"))
     assert said[0].startswith("The search found nothing better on validation")
     assert not any("minus published default" in sentence for sentence in said)

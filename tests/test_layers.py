@@ -17,7 +17,7 @@ FILES = sorted(
     for path in (ROOT / "tune.py", *(p for top in LAYERS[1:] for p in (ROOT / top).rglob("*.py")))
 )
 OWNERS = {  # foreign system -> the files that may import it
-    "optuna": {"tuner/samplers.py"},
+    "optuna": {"tuner/importance.py", "tuner/samplers.py"},
     "mlflow": {"tuner/tracking.py"},
     "ray": {
         "trainables/trainable.py",

@@ -157,8 +157,24 @@ def test_report_says_what_the_terminal_says(done: Done) -> None:
         assert row in report and row in page and row in done.command.out
     assert 'src="http' not in page and 'href="http' not in page
     assert "mlflow ui" in done.command.out
-    for picture in ("gain", "trials", "curves"):
+    for picture in ("gain", "landscape", "slices", "parallel", "curves", "rungs"):
         assert (done.folder / "figures" / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_report_looks_back_on_the_search(done: Done) -> None:
+    """Importance, early stopping, every trial, the page to explore; the page and the best epoch are in MLflow too."""
+    report = (done.folder / "report.md").read_text()
+    page = (done.folder / "report.html").read_text()
+    for words in ("Which hyperparameter decided", "Was early stopping safe?", "val, best epoch"):
+        assert words in report and words in page
+    trials = [student.id for student in done.told.of_kind("search")]
+    explored = (done.folder / "figures" / "search.html").read_text()
+    assert all(one in report and one in page and one in explored for one in trials)
+    assert page.count("<img") == page.count('alt="') == len(list(done.folder.glob("figures/*.png")))
+    assert len(list(done.out.rglob("artifacts/figures/search.html"))) == 1
+    sql = "select value from metrics where key = 'val/best_accuracy_tuned'"
+    best = done.told.results["answer"]["rows"]["tuned"]["val_best"]
+    assert query(done.out / "mlflow.db", sql) == [(pytest.approx(sum(best) / len(best)),)]
 
 
 def test_ray_and_its_warnings_are_quiet(done: Done) -> None:

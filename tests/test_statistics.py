@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tuner.statistics import Interval, interval, paired
+from tuner.statistics import MOST_SEEDS, Interval, interval, paired, seeds_needed
 
 STEADY = settings(deadline=None, derandomize=True)
 ACCURACY = st.integers(0, 599).map(lambda right: right / 599)
@@ -96,3 +96,44 @@ def test_how_it_is_shown() -> None:
     assert Interval(0.97418, 0.0031, 5).text() == "97.42 ± 0.31"
     assert Interval(0.0123, 0.004, 5).text(signed=True) == "+1.23 ± 0.40"
     assert Interval(-0.0123, math.nan, 1).text(signed=True) == "-1.23"
+
+
+def scaled(differences: list[float], n: int) -> list[float]:
+    """n values with the mean and the (n - 1) deviation of `differences`."""
+    mean = sum(differences) / len(differences)
+    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (len(differences) - 1))
+    signs = [1.0] * (n // 2) + [-1.0] * (n // 2) + [0.0] * (n % 2)
+    size = deviation * math.sqrt((n - 1) / (2 * (n // 2)))
+    return [mean + size * sign for sign in signs]
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [[0.01, 0.02], [0.01, -0.005, 0.02, 0.0, 0.004], [-0.02, 0.01, -0.03], [0.1, 0.11]],
+)
+def test_seeds_needed_against_scipy_on_made_up_seeds(differences: list[float]) -> None:
+    """The first n whose n values, of the same mean and deviation, have a t-test with p below 0.05."""
+    enough = (
+        n for n in range(2, 200) if stats.ttest_1samp(scaled(differences, n), 0).pvalue < 0.05
+    )
+    assert seeds_needed(differences) == next(enough)
+
+
+@pytest.mark.parametrize(
+    ("differences", "needed"),
+    [
+        ([0.01, 0.01, 0.01], 2),  # no spread: any two do
+        ([0.01, -0.01], None),  # a mean of 0
+        ([0.0, 0.0], None),
+        ([0.01, math.nan], None),
+        ([1.0, -0.999], None),  # more than MOST_SEEDS
+    ],
+)
+def test_seeds_needed_at_the_edges(differences: list[float], needed: int | None) -> None:
+    assert seeds_needed(differences) == needed
+    assert needed is None or needed <= MOST_SEEDS
+
+
+def test_seeds_needed_wants_two_differences() -> None:
+    with pytest.raises(ValueError, match="at least two differences, got 1"):
+        seeds_needed([0.1])

@@ -63,6 +63,7 @@ class Batch(NamedTuple):
     progress: Tensor  # 0-d float, share of this phase's steps already done, in [0, 1)
     weights: Tensor | None = None  # (blocks,), sums to 1, where the blocks are mixed into one image
     generator: torch.Generator | None = None  # for adapters that draw (negatives)
+    smoothing: Scalar | None = None  # of the labels in the hard-label term; None is 0
 
 
 class Inputs(NamedTuple):
@@ -129,6 +130,7 @@ class Method:
     # (teacher) or, after prepare, (teacher, prepared); None where no teacher is looked at. Its keyword-only
     # arguments, if any, are choices among the hyperparameters that decide what is kept (never floats).
     target: Callable[..., Any] | None = logits_target
+    smooths: bool = False  # whether its hard-label term reads batch.smoothing
     needs: frozenset[str] = frozenset()  # of NEEDS
     # (context, *, ...) -> a module whose forward(student, target, batch) becomes `student.adapted`; trained and
     # checkpointed with the student. What it remembers (banks) changes only in its after_step(adapted, batch), if any.

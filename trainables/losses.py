@@ -27,6 +27,13 @@ def cross_entropy_each(logits: Tensor, labels: Tensor, smoothing: Scalar | None 
     return hard if smoothing is None else (1 - smoothing) * hard - smoothing * log_p.mean(-1)
 
 
+def smoothed(probabilities: Tensor, smoothing: Scalar | None) -> Tensor:
+    """(1 - smoothing) p + smoothing / C of (B, C) labels or their mixtures; None leaves them as they are."""
+    if smoothing is None:
+        return probabilities
+    return (1 - smoothing) * probabilities + smoothing / probabilities.shape[-1]
+
+
 def soft_cross_entropy_each(logits: Tensor, probabilities: Tensor) -> Tensor:
     """-sum_c p_c log softmax(logits)_c for given (B, C) probabilities: (B,)."""
     return -(probabilities * logits.log_softmax(-1)).sum(-1)
@@ -64,7 +71,7 @@ def hard_and_soft(
 ) -> dict[str, Tensor]:
     """lambda CE + alpha T^2 KL: what stands beside a feature or relational method's own term."""
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "kd": alpha * softened_kl(student.logits, target_logits, temperature),
     }
 

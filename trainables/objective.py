@@ -20,7 +20,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "alpha": (0.0, math.inf),
     "beta": (0.0, math.inf),
     "lambda": (0.0, math.inf),
-    "label_smoothing": (0.0, 1.0),
 }
 
 

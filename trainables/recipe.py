@@ -12,7 +12,9 @@ from torch import nn
 
 from trainables.data.views import PRESETS
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}  # where none is given
+OPTIMIZERS = tuple(LEARNING_RATES)
+BELOW_1 = ("momentum", "warmup_fraction", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,17 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup_fraction: float = 0.1  # of all steps, linear; then a half cosine to 0
     augment: str = "none"
+    label_smoothing: float = 0.0  # of the hard-label term, and of no other
 
     def changed(self, values: Mapping[str, Any]) -> Recipe:
-        """This recipe with those of `values` that name its parts."""
-        known = {part.name for part in fields(self)}
-        return replace(self, **{name: value for name, value in values.items() if name in known})
+        """This recipe with those of `values` that name its parts.
+
+        Another optimiser comes with its own usual rate where neither `values` nor this recipe has chosen one.
+        """
+        known = {name: value for name, value in values.items() if name in RECIPE_KEYS}
+        if self.lr == LEARNING_RATES[self.optimizer] and "optimizer" in known:
+            known = {"lr": LEARNING_RATES[known["optimizer"]], **known}
+        return replace(self, **known)
 
 
 RECIPE_KEYS = tuple(part.name for part in fields(Recipe))
@@ -55,7 +63,7 @@ def check_recipe(name: str, value: Any) -> None:
         raise ValueError(
             f"{name} must be {'above 0' if name in POSITIVE else '0 or more'}, got {value!r}"
         )
-    if name in ("momentum", "warmup_fraction") and value >= 1:
+    if name in BELOW_1 and value >= 1:
         raise ValueError(f"{name} must be below 1, got {value!r}")
 
 

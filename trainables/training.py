@@ -164,6 +164,8 @@ class Training:
             (self.epoch - start + step / feed.n_steps) / (end - start)
             for step in range(feed.n_steps)
         ]
+        spread = self.recipe.label_smoothing
+        smoothing = torch.tensor(spread, device=self.device) if spread else None
         half_a_step = 0.5 / (feed.n_steps * (end - start))  # so that the first rate is not 0
         epoch = torch.tensor(float(self.epoch - start), device=self.device)
         shares = torch.tensor(done, device=self.device)
@@ -179,6 +181,7 @@ class Training:
                 progress=shares[step],
                 weights=None if shown.weights is None else shown.weights.to(self.device),
                 generator=draws,
+                smoothing=smoothing,
             )
             yield batch, batch.images if shown.singles is None else shown.singles.to(self.device)
 

@@ -167,6 +167,11 @@ def accuracies(planned: Plan, told: Story, contender: Contender) -> list[float]:
     return [student.accuracy for student in retrained(planned, told, contender)]
 
 
+def best_accuracies(planned: Plan, told: Story, contender: Contender) -> list[float]:
+    """Validation accuracy of the best epoch, seed by seed: chosen by looking, so never the lower of the two."""
+    return [told.students[contender.identity(seed)].best_accuracy for seed in seeds(planned)]
+
+
 def _config(planned: Plan, contender: Contender, seed: int, number: int) -> Config:
     kind = "baseline" if contender.role in BASELINES else "confirm"
     return students.student_config(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner import standing
@@ -52,7 +52,7 @@ def rows(planned: Plan, told: Story, answer: dict[str, Any]) -> list[list[str]]:
     return table
 
 
-def of_plain(planned: Plan, told: Story, answer: dict[str, Any]) -> Outcomes:
+def of_plain(planned: Plan, told: Story, answer: Mapping[str, Any]) -> Outcomes:
     """The plain student's outcomes, the mean over the confirmation's seeds; empty where it was not trained."""
     students = [s for s in told.of_kind("baseline") if s.role == "vanilla" and s.complete]
     whole = len(students) == len(answer["seeds"]) and "vanilla" in answer["rows"]

@@ -7,6 +7,7 @@ it. One process writes, the driver; any may read. Version in the first event.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import zlib
@@ -105,6 +106,12 @@ class Student:
     def accuracy(self) -> float:
         """Validation accuracy of the last epoch; 0 before the first."""
         return self.history[-1]["val/accuracy"] if self.history else 0.0
+
+    @property
+    def best_accuracy(self) -> float:
+        """Validation accuracy of the best epoch; 0 where no epoch has one."""
+        seen = [metrics["val/accuracy"] for metrics in self.history]
+        return max(filter(math.isfinite, seen), default=0.0)
 
     @property
     def complete(self) -> bool:

@@ -30,7 +30,7 @@ from trainables.measuring import MEASURES, Asked
 from trainables.models.ensemble import Ensemble
 from trainables.models.normalized import Normalized
 from trainables.precision import PLAIN, stepper
-from trainables.recipe import Recipe
+from trainables.recipe import LEARNING_RATES, Recipe
 from trainables.seeding import generator, seeded
 from trainables.stages import BY_RULE, Stages
 from trainables.stages import check as check_stages
@@ -48,7 +48,6 @@ DATABASES = (
     "mssql",
 )  # beside sqlite and http, what MLflow stores its runs in
 EARLIEST_STOP = 10  # epochs
-LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -305,7 +304,9 @@ def make(settings: Settings) -> Plan:
         optimizer=settings.optimizer,
         lr=settings.lr or LEARNING_RATES[settings.optimizer],
         augment=settings.augment or source.augment,
+        label_smoothing=settings.label_smoothing,
     )
+    spaces.check_value(method, spaces.SMOOTHING, recipe.label_smoothing)
     known = {**objective.defaults(method), **vars(recipe), spaces.STUDENT: student}
     plan = Plan(
         settings=settings,

@@ -22,9 +22,8 @@ from tuner import (
     costs,
     evaluation_report,
     extension,
-    figures,
-    front_figures,
     goals_report,
+    search_report,
     standing,
     teacher_report,
     warm,
@@ -34,7 +33,7 @@ from tuner.journal import Journal, Story
 from tuner.objectives import ACCURACY, KNOWN, in_words
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
-from tuner.statistics import interval, paired
+from tuner.statistics import MOST_SEEDS, interval, paired, seeds_needed
 from tuner.tracking import State
 
 SHORT = {
@@ -43,6 +42,7 @@ SHORT = {
     "kd-tuned": "tuned plain KD",
     "vanilla-tuned": "plain, tuned",
 }
+VALIDATED = ("val, last epoch", "val, best epoch")  # what is judged has the last epoch's weights
 START_SECONDS = 25  # imports, Ray, the report, MLflow
 
 
@@ -79,6 +79,9 @@ def plan_table(planned: Plan) -> Group:
         "trials": f"{planned.n_trials} by {planned.search}, {_early(planned)}",
         **_budgets_plan(planned),
         "epochs": f"{epochs} of a full trial, {least} to {most} in all",
+        "recipe": settings_in_words(
+            {part: value for part, value in vars(planned.recipe).items() if part != "epochs"}
+        ),
         "confirmation": f"best {s.confirm_top}, default{', tuned baseline' * s.tune_baseline} and plain student, "
         f"{s.confirm_seeds} seeds each",
         **_baseline_plan(planned),
@@ -246,22 +249,27 @@ def comparison(answer: dict[str, Any]) -> list[list[str]]:
     """The league table's rows, header first: one a role, then the teacher; percent."""
     others = ("vanilla", "default", *(role for role in baselines.ROLES if role in answer["rows"]))
     gaps = (f"test minus {SHORT[role]}" for role in others)
-    rows = [["", "val", "test", *gaps, *evaluation_report.columns(answer)]]
+    rows = [["", *VALIDATED, "test", *gaps, *evaluation_report.columns(answer)]]
     for role, found in answer["rows"].items():
         rows.append(
             [
                 ROLES[role],
-                interval(found["val"]).text(),
+                *_validated(found),
                 interval(found["accuracy"]).text(),
                 *(_gain(answer, role, other) for other in others),
                 *evaluation_report.cells(answer, found),
             ]
         )
     teacher = answer["teacher"]
-    own = [f"{100 * teacher[name]:.2f}" for name in ("val", "accuracy")]
+    val, test = (f"{100 * teacher[name]:.2f}" for name in ("val", "accuracy"))
     robust = evaluation_report.cells(answer, teacher)
-    rows.append([f"teacher {teacher['model']}", *own, *[""] * len(others), *robust])
+    rows.append([f"teacher {teacher['model']}", val, "", test, *[""] * len(others), *robust])
     return rows
+
+
+def _validated(found: dict[str, Any]) -> list[str]:
+    """Validation accuracy over seeds, after the last and after the best epoch; a journal of old has no best."""
+    return [interval(found[name]).text() if found.get(name) else "" for name in ("val", "val_best")]
 
 
 def _gain(answer: dict[str, Any], role: str, other: str) -> str:
@@ -290,16 +298,25 @@ def sentences(planned: Plan, answer: dict[str, Any]) -> list[str]:
     for role in ("vanilla", "default", *baselines.ROLES):
         if role in answer["rows"] and answer["winner"] != role:
             gap = paired(tuned["accuracy"], answer["rows"][role]["accuracy"])
-            verdict = "" if gap.resolved else ", which these seeds do not tell from 0"
+            verdict = "" if gap.resolved else _unresolved(tuned, answer["rows"][role])
             said.append(
                 f"Tuned minus {ROLES[role]} on test: {gap.text(signed=True)} points{verdict}."
             )
     return said + evaluation_report.warnings(answer)
 
 
+def _unresolved(tuned: dict[str, Any], other: dict[str, Any]) -> str:
+    """Why a difference says nothing yet, and how many seeds would make one like it say something."""
+    differences = [a - b for a, b in zip(tuned["accuracy"], other["accuracy"], strict=True)]
+    needed = seeds_needed(differences)
+    enough = f"about {needed} would" if needed else f"not even {MOST_SEEDS} would"
+    return f", which these {len(differences)} seeds do not tell from 0 ({enough}, if the difference is as seen)"
+
+
 def finalist_rows(answer: dict[str, Any]) -> list[list[str]]:
     """Validation accuracy of the finalists, and what decided where that is another objective; header first."""
-    rows = [["contender", "trial", "settings", "val in the search", "val over seeds", ""]]
+    over_seeds = (f"{name}, over seeds" for name in VALIDATED)
+    rows = [["contender", "trial", "settings", "val in the search", *over_seeds, ""]]
     decider = KNOWN[answer.get("decider", ACCURACY.name)]
     other = decider is not ACCURACY
     if other:
@@ -311,7 +328,7 @@ def finalist_rows(answer: dict[str, Any]) -> list[list[str]]:
                 found["trial"],
                 settings_in_words(found["hyper"]),
                 f"{100 * found['searched']:.2f}" if found["searched"] is not None else "",
-                interval(found["val"]).text() if found["val"] else "not trained in full",
+                *(_validated(found) if found["val"] else ("not trained in full", "")),
                 *([decider.shown(value) for value in found["decided"]] if other else []),
                 "chosen" if found["role"] == answer["winner"] else "",
             ]
@@ -356,9 +373,7 @@ def rich_table(title: str, rows: list[list[str]]) -> Table:
 
 def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journal: Journal) -> None:
     """report.md, report.html and figures into the search's folder, and into its MLflow run."""
-    folder = planned.folder / "figures"
-    pictures = figures.draw(planned, told, answer, folder)
-    pictures += front_figures.draw(planned, told, answer, folder)
+    search = search_report.look_back(planned, told, answer)
     page = {
         "planned": planned,
         "question": question(planned),
@@ -387,7 +402,7 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "not_measured": baselines.not_measured(planned, told),
         "command": command(planned),
         "ui": ui_command(planned),
-        "pictures": pictures,
+        "search": search,
         "space": {name: str(domain) for name, domain in planned.space.items()},
     }
     environment = Environment(
@@ -400,8 +415,8 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         text = environment.get_template(f"{name}.jinja").render(**page)
         (planned.folder / name).write_text(text, encoding="utf-8")
         journal.write("file", id="", path=str(planned.folder / name))
-    for picture in pictures:
-        journal.write("file", id="", path=str(picture.path), folder="figures")
+    for path in search.files:
+        journal.write("file", id="", path=str(path), folder="figures")
     if planned.goals.several:
         on_front = standing.front(planned, told.of_kind("search"))
         journal.write("front", ids=[student.id for student in on_front])
@@ -424,14 +439,13 @@ def _summary(answer: dict[str, Any]) -> dict[str, float]:
     for role, row in answer["rows"].items():
         found[f"test/accuracy_{role}"] = interval(row["accuracy"]).mean
         found[f"val/accuracy_{role}"] = interval(row["val"]).mean
+        if row.get("val_best"):
+            found[f"val/best_accuracy_{role}"] = interval(row["val_best"]).mean
         if role != "tuned":
             found[f"test/gain_over_{role}"] = paired(tuned["accuracy"], row["accuracy"]).mean
-    return {
-        **found,
-        **evaluation_report.summary(answer),
-        "val/accuracy": found["val/accuracy_tuned"],
-        "test/accuracy": found["test/accuracy_tuned"],
-    }
+    own = ("val/accuracy", "val/best_accuracy", "test/accuracy")
+    short = {name: found[f"{name}_tuned"] for name in own if f"{name}_tuned" in found}
+    return {**found, **evaluation_report.summary(answer), **short}
 
 
 def command(planned: Plan) -> str:

@@ -1,6 +1,7 @@
 """Which configuration is tried next: Optuna behind Ray's OptunaSearch made safe, or a list.
 
-The only file that imports optuna. What Ray's own OptunaSearch gets wrong and this one does not:
+Beside importance.py, which looks back, the only file that imports optuna. What Ray's own OptunaSearch gets wrong and
+this one does not:
 
     a diverged trial (NaN)   Ray: RUNNING in the study for ever. Here: tpe is told PRUNED without a value, which it
                              ranks last; the others, which ignore that, the worst value of the search so far.

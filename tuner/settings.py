@@ -139,6 +139,13 @@ class Settings(BaseModel):
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="sgd is with Nesterov momentum 0.9"
     )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="share of the labels' weight that is spread over all classes, in the hard-label term",
+    )
 
     augment: Literal["none", "crop_flip", "crop_flip_rotate", "randaugment"] | None = Field(
         None, description="random views of the training images (default: the dataset's)"
@@ -281,7 +288,7 @@ GROUPS = {
         *("search", "scheduler", "space", "set"),
         *("objective", "constraint", "seed", "warm_start", "batch_mode"),
     ),
-    "the recipe": ("batch_size", "lr", "optimizer", "augment", "eval_every"),
+    "the recipe": ("batch_size", "lr", "optimizer", "label_smoothing", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds", "tune_baseline", "evaluate"),
     "the machine": (
         *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),

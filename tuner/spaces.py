@@ -13,11 +13,13 @@ from trainables.contract import Method
 from trainables.recipe import RECIPE_KEYS, check_recipe
 from tuner.settings import Settings
 
+SMOOTHING = "label_smoothing"
 STUDENT = "student"  # the key of the architecture that is trained
 CHANGEABLE = (
     "lr",
     "weight_decay",
     "momentum",
+    SMOOTHING,
 )  # parts of the recipe that a student may change in mid-training
 
 
@@ -47,6 +49,10 @@ def check_value(method: Method, name: str, value: Any) -> None:
     """Raise ValueError where `value` can be neither a hyperparameter, a part of the recipe, nor a student."""
     if name in RECIPE_KEYS:
         check_recipe(name, value)
+        if name == SMOOTHING and value and not method.smooths:
+            raise ValueError(
+                f"{name} must be 0 for a method without a cross-entropy with the labels, got {value!r}"
+            )
         return
     if name == STUDENT:
         models.entry(str(value))

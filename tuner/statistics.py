@@ -10,6 +10,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 EQUAL = 1e-12  # accuracies nearer than that are equal: they are counts of images over their number
+MOST_SEEDS = 1000  # nobody trains more
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,30 @@ def least_difference(spread: float, n: int, n_tests: int) -> float:
     It is the first that Holm's procedure has to pass: p below 0.05 / n_tests.
     """
     return _quantile(1 - (1 - CONFIDENCE) / n_tests, n) * spread / math.sqrt(n)
+
+
+def seeds_needed(differences: Sequence[float]) -> int | None:
+    """How many seeds would tell a mean difference like this one from 0; None where MOST_SEEDS would not.
+
+    With mean m and deviation s of the paired differences seen, the smallest n >= 2 with
+
+        t(0.975, n - 1) * s / sqrt(n) < |m|
+
+    that is, for which the 95 % t-interval would exclude 0 if mean and deviation stayed as they are. They will not: over
+    n new seeds a true difference of this size is told from 0 about every second time, more often with more. None too
+    for a mean of 0 or NaN. Raises ValueError with fewer than two differences.
+    """
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"a deviation must have at least two differences, got {n}")
+    seen = interval(differences)
+    spread = deviation(differences)
+    enough = (
+        n
+        for n in range(2, MOST_SEEDS + 1)
+        if _quantile(CONFIDENCE, n) * spread / math.sqrt(n) < abs(seen.mean)
+    )
+    return next(enough, None)
 
 
 def deviation(values: Sequence[float]) -> float:

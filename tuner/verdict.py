@@ -127,6 +127,7 @@ def _row(planned: Plan, told: Story, contender: Contender) -> dict[str, Any]:
     return {
         "hyper": contender.hyper,
         "val": confirm.accuracies(planned, told, contender),
+        "val_best": confirm.best_accuracies(planned, told, contender),
         "accuracy": over.pop("test/accuracy"),
         "loss": over.pop("test/loss"),
         "measured": over,
@@ -161,6 +162,7 @@ def _finalist(planned: Plan, told: Story, contender: Contender) -> dict[str, Any
         "searched": searched.accuracy if searched else None,
         "val": confirm.accuracies(planned, told, contender) if trained else [],
         "decided": [before.get(decider), after.get(decider)],  # in the search, mean over seeds
+        "val_best": confirm.best_accuracies(planned, told, contender) if trained else [],
     }
 
 

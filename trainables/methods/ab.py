@@ -111,6 +111,7 @@ def refuse(context: Context, **_: object) -> str | None:
 METHOD = Method(
     paper="arXiv:1811.03233",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"features", "preacts", "teacher"}),
     adapter=adapter,

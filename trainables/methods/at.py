@@ -109,6 +109,7 @@ def refuse(context: Context, **_: object) -> str | None:
 METHOD = Method(
     paper="arXiv:1612.03928",
     loss=loss,
+    smooths=True,
     target=target,
     prepare=prepare,
     needs=frozenset({"features"}),

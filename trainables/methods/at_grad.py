@@ -60,6 +60,7 @@ def _gradient(outputs: Outputs) -> Tensor:
 METHOD = Method(
     paper="arXiv:1612.03928",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"input_gradient", "teacher"}),
 )

@@ -48,19 +48,22 @@ def loss(
     """The soft share and the hard share."""
     s, t = student.logits, target.logits
     trust = true_class_confidence(t, batch.labels, temperature, lambda_temperature)
-    hard = cross_entropy_each(s, batch.labels)
+    hard = cross_entropy_each(s, batch.labels, batch.smoothing)
     if standardize:
         s, t = standardized(s), standardized(t)
     soft = soft_cross_entropy_each(s / temperature, (t / temperature).softmax(-1))
     if scale_by_t2:
         soft = temperature**2 * soft
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "cckd_soft": beta * (trust * soft).mean(),
         "cckd_hard": beta * ((1 - trust) * hard).mean(),
     }
 
 
 METHOD = Method(
-    paper="arXiv:2107.06993", loss=loss, choices={"lambda_temperature": LAMBDA_TEMPERATURES}
+    paper="arXiv:2107.06993",
+    loss=loss,
+    smooths=True,
+    choices={"lambda_temperature": LAMBDA_TEMPERATURES},
 )

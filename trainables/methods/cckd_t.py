@@ -14,6 +14,8 @@ Distillation; the paper's own T is not known to us). `lambda_temperature: same` 
 algorithm reads; `scale_by_t2` multiplies the loss by T^2. `standardize` (LSKD, arXiv:2403.01427) acts on both networks'
 logits; lambda_i sees them as they are. Departure from that code: log_softmax instead of the log of a softmax.
 
+Label smoothing, where the recipe has any, acts on onehot(y), as it does in cckd_l's hard share.
+
 In the words of the objective: `beta` weighs the method's own term, `lambda` adds plain CE (0 published).
 """
 
@@ -26,6 +28,7 @@ from trainables.contract import Batch, Logits, Method, Outputs, Scalar
 from trainables.losses import (
     cross_entropy,
     one_of,
+    smoothed,
     soft_cross_entropy_each,
     standardized,
 )
@@ -46,18 +49,18 @@ def true_class_confidence(
 def own_term_each(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    labels: Tensor,
+    batch: Batch,
     temperature: Scalar,
     lambda_temperature: str,
     scale_by_t2: bool,
     standardize: bool,
 ) -> Tensor:
     """H(y_C, softmax(z_s / T)), one value a sample: (B,)."""
-    trust = true_class_confidence(teacher_logits, labels, temperature, lambda_temperature)
+    trust = true_class_confidence(teacher_logits, batch.labels, temperature, lambda_temperature)
     if standardize:
         student_logits, teacher_logits = standardized(student_logits), standardized(teacher_logits)
     soft = (teacher_logits / temperature).softmax(-1)
-    hard = F.one_hot(labels, soft.shape[-1])
+    hard = smoothed(F.one_hot(batch.labels, soft.shape[-1]), batch.smoothing)
     wanted = trust.unsqueeze(-1) * soft + (1 - trust.unsqueeze(-1)) * hard
     each = soft_cross_entropy_each(student_logits / temperature, wanted)
     return temperature**2 * each if scale_by_t2 else each
@@ -79,18 +82,21 @@ def loss(
     each = own_term_each(
         student.logits,
         target.logits,
-        batch.labels,
+        batch,
         temperature,
         lambda_temperature,
         scale_by_t2,
         standardize,
     )
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "cckd": beta * each.mean(),
     }
 
 
 METHOD = Method(
-    paper="arXiv:2107.06993", loss=loss, choices={"lambda_temperature": LAMBDA_TEMPERATURES}
+    paper="arXiv:2107.06993",
+    loss=loss,
+    smooths=True,
+    choices={"lambda_temperature": LAMBDA_TEMPERATURES},
 )

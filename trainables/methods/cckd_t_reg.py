@@ -60,14 +60,15 @@ def loss(
     each = own_term_each(
         student.logits,
         target.logits,
-        batch.labels,
+        batch,
         temperature,
         lambda_temperature,
         scale_by_t2,
         standardize,
     )
     return {
-        "ce": lambda_ * (kept * cross_entropy_each(student.logits, batch.labels)).mean(),
+        "ce": lambda_
+        * (kept * cross_entropy_each(student.logits, batch.labels, batch.smoothing)).mean(),
         "cckd": beta * (kept * each).mean(),
     }
 
@@ -75,6 +76,7 @@ def loss(
 METHOD = Method(
     paper="arXiv:2107.06993",
     loss=loss,
+    smooths=True,
     keep=keep,
     bounds={"regulation": NON_NEGATIVE},
     choices={"lambda_temperature": LAMBDA_TEMPERATURES},

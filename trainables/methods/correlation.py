@@ -107,6 +107,7 @@ def loss(
 METHOD = Method(
     paper="arXiv:1904.01802",
     loss=loss,
+    smooths=True,
     target=embedding_target,
     adapter=adapter,
     needs=frozenset({"batch"}),

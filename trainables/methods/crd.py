@@ -236,6 +236,7 @@ def refuse(context: Context, **_: object) -> str | None:
 METHOD = Method(
     paper="arXiv:1910.10699",
     loss=loss,
+    smooths=True,
     target=embedding_target,
     adapter=adapter,
     refuse=refuse,

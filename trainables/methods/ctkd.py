@@ -115,7 +115,7 @@ def loss(
     each = temperature.squeeze(-1) ** 2 * kl_each(s, t, temperature)
     return {
         "ce": (1 - alpha if lambda_ is None else lambda_)
-        * cross_entropy(student.logits, batch.labels),
+        * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "kd": alpha * each.mean(),
     }
 
@@ -123,6 +123,7 @@ def loss(
 METHOD = Method(
     paper="arXiv:2211.16231",
     loss=loss,
+    smooths=True,
     adapter=adapter,
     bounds={
         "alpha": SHARE,

@@ -50,7 +50,7 @@ def loss(
     own = temperature if dist_temperature is None else dist_temperature
     p, q = (s / own).softmax(-1), (t / own).softmax(-1)
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "kd": alpha * softened_kl(s, t, temperature),
         "dist_inter": beta * inter * own**2 * uncorrelated(p, q),
         "dist_intra": beta * intra * own**2 * uncorrelated(p.T, q.T),
@@ -60,6 +60,7 @@ def loss(
 METHOD = Method(
     paper="arXiv:2205.10536",
     loss=loss,
+    smooths=True,
     needs=frozenset({"batch"}),
     bounds={
         "inter": NON_NEGATIVE,

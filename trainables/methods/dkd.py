@@ -56,7 +56,7 @@ def loss(
     s, t = s / temperature, t / temperature
     scale = ramp(batch.progress, warmup) * temperature**2
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "dkd_target": tckd * scale * target_class_kl(s, t, batch.labels),
         "dkd_others": nckd * scale * other_classes_kl(s, t, batch.labels),
     }
@@ -65,5 +65,6 @@ def loss(
 METHOD = Method(
     paper="arXiv:2203.08679",
     loss=loss,
+    smooths=True,
     bounds={"tckd": NON_NEGATIVE, "nckd": NON_NEGATIVE, "warmup": SHARE},
 )

@@ -117,6 +117,7 @@ def _at(layer: int, maps: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 METHOD = Method(
     paper="arXiv:1412.6550",
     loss=loss,
+    smooths=True,
     target=hint_target,
     needs=frozenset({"features", "teacher"}),
     adapter=adapter,

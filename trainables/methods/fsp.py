@@ -112,6 +112,7 @@ def _channels(maps: Sequence[Tensor]) -> list[int]:
 METHOD = Method(
     paper="CVPR 2017: A Gift from Knowledge Distillation",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"features", "equal_channels"}),
     first_phase=Phase(first_loss, share),

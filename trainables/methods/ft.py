@@ -159,6 +159,7 @@ def _with_leaky_relu(layers: list[nn.Conv2d] | list[nn.ConvTranspose2d]) -> nn.S
 METHOD = Method(
     paper="arXiv:1802.04977",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"features", "teacher"}),
     adapter=adapter,

@@ -57,11 +57,15 @@ def loss(
         s, t = standardized(s), standardized(t)
     return {
         "ce": (1 - alpha if lambda_ is None else lambda_)
-        * cross_entropy(student.logits, batch.labels),
+        * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "kd": alpha * soft_term(s, t, temperature, mode),
     }
 
 
 METHOD = Method(
-    paper="arXiv:1503.02531", loss=loss, bounds={"alpha": (0, 1)}, choices={"mode": MODES}
+    paper="arXiv:1503.02531",
+    loss=loss,
+    smooths=True,
+    bounds={"alpha": (0, 1)},
+    choices={"mode": MODES},
 )

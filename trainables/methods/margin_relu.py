@@ -151,6 +151,7 @@ def _channels(norm: object) -> int | None:
 METHOD = Method(
     paper="arXiv:1904.01866",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"features", "preacts", "teacher"}),
     adapter=adapter,

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.contract import POSITIVE, Batch, Inputs, Logits, Method, Outputs, Scalar
-from trainables.losses import kl_each, one_of, soft_cross_entropy_each, standardized
+from trainables.losses import kl_each, one_of, smoothed, soft_cross_entropy_each, standardized
 
 LOSSES = ("ce", "kl")
 VIEWS = ("single", "mixed")
@@ -69,7 +69,7 @@ def loss(
         s, t = standardized(s), standardized(t)
     weights = batch.weights.unsqueeze(-1)  # (sources, 1)
     labels = F.one_hot(batch.labels.reshape(sources, -1), s.shape[-1])  # (sources, B, C)
-    wanted = (weights.unsqueeze(-1) * labels).sum(0)
+    wanted = smoothed((weights.unsqueeze(-1) * labels).sum(0), batch.smoothing)
     if one_of("teacher_view", teacher_view, VIEWS) == "mixed":
         each = distance_each(s, t, temperature, loss)
     else:
@@ -84,6 +84,7 @@ def loss(
 METHOD = Method(
     paper="arXiv:2311.02253",
     loss=loss,
+    smooths=True,
     inputs=inputs,
     bounds={"concentration": POSITIVE},
     choices={"sources": (2, 3), "teacher_view": VIEWS, "loss": LOSSES},

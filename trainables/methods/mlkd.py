@@ -66,7 +66,7 @@ def loss(
     return {
         "ce": (1 - alpha if lambda_ is None else lambda_)
         * 2
-        * cross_entropy(student.logits, batch.labels),
+        * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "kd": alpha * kd,
         "mlkd_batch": beta * torch.stack([by_batch for by_batch, _ in gaps]).sum(),
         "mlkd_class": beta * torch.stack([by_class for _, by_class in gaps]).sum(),
@@ -76,6 +76,7 @@ def loss(
 METHOD = Method(
     paper="Multi-level Logit Distillation, CVPR 2023",
     loss=loss,
+    smooths=True,
     inputs=inputs,
     needs=frozenset({"batch"}),
 )

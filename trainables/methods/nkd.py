@@ -44,10 +44,10 @@ def loss(
     p = torch.where(others, log_softmax_among(t / temperature, others).exp(), 0.0)
     on_others = -(p * log_softmax_among(s / temperature, others)).sum(-1).mean()
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "nkd_target": beta * on_target,
         "nkd_others": beta * gamma * temperature**2 * on_others,
     }
 
 
-METHOD = Method(paper="arXiv:2303.13005", loss=loss, bounds={"gamma": NON_NEGATIVE})
+METHOD = Method(paper="arXiv:2303.13005", loss=loss, smooths=True, bounds={"gamma": NON_NEGATIVE})

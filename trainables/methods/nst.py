@@ -99,6 +99,7 @@ def refuse(context: Context, **_: object) -> str | None:
 METHOD = Method(
     paper="arXiv:1707.01219",
     loss=loss,
+    smooths=True,
     target=stage_maps,
     needs=frozenset({"features", "teacher"}),
     refuse=refuse,

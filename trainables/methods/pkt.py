@@ -47,5 +47,9 @@ def loss(
 
 
 METHOD = Method(
-    paper="arXiv:1803.10837", loss=loss, target=embedding_target, needs=frozenset({"batch"})
+    paper="arXiv:1803.10837",
+    loss=loss,
+    smooths=True,
+    target=embedding_target,
+    needs=frozenset({"batch"}),
 )

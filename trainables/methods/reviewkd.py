@@ -155,6 +155,7 @@ def _resized(x: Tensor, size: torch.Size) -> Tensor:
 METHOD = Method(
     paper="arXiv:2104.09044",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"features", "preacts", "teacher"}),
     adapter=adapter,

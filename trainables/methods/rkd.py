@@ -76,6 +76,7 @@ def loss(
 METHOD = Method(
     paper="arXiv:1904.05068",
     loss=loss,
+    smooths=True,
     target=embedding_target,
     needs=frozenset({"batch"}),
     bounds={"distance": NON_NEGATIVE, "angle": NON_NEGATIVE},

@@ -62,7 +62,7 @@ def loss(
     confidence = confidence_kl(s / scd_temperature, t / scd_temperature, batch.labels)
     rise = ramp(batch.progress, warmup)
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "rld_confidence": scd * rise * scd_temperature**2 * confidence,
         "rld_below": mcd * rise * temperature**2 * masked,
     }
@@ -71,6 +71,7 @@ def loss(
 METHOD = Method(
     paper="arXiv:2408.07703",
     loss=loss,
+    smooths=True,
     bounds={
         "scd": NON_NEGATIVE,
         "mcd": NON_NEGATIVE,

@@ -125,6 +125,7 @@ def _conv(n_in: int, n_out: int, size: int) -> tuple[nn.Module, nn.Module, nn.Mo
 METHOD = Method(
     paper="arXiv:2203.14001",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"features", "teacher"}),
     adapter=adapter,

@@ -78,6 +78,7 @@ def refuse(context: Context, *, layers: str = "last", **_: object) -> str | None
 METHOD = Method(
     paper="arXiv:1907.09682",
     loss=loss,
+    smooths=True,
     target=target,
     needs=frozenset({"features", "batch"}),
     refuse=refuse,

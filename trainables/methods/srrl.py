@@ -76,6 +76,7 @@ def refuse(context: Context, **_: object) -> str | None:
 METHOD = Method(
     paper="ICLR 2021: Softmax Regression Representation Learning",
     loss=loss,
+    smooths=True,
     target=embedding_target,
     needs=frozenset({"features"}),
     adapter=adapter,

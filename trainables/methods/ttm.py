@@ -35,9 +35,9 @@ def loss(
     if standardize:
         s, t = standardized(s), standardized(t)
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "ttm": beta * kl_each(s, gamma * t, 1.0).mean(),
     }
 
 
-METHOD = Method(paper="arXiv:2402.11148", loss=loss, bounds={"gamma": NON_NEGATIVE})
+METHOD = Method(paper="arXiv:2402.11148", loss=loss, smooths=True, bounds={"gamma": NON_NEGATIVE})

@@ -2,26 +2,20 @@
 
 The baseline of every comparison: the same recipe and seeds as the distilled students, no teacher.
 
-    L = CE(y, z_s), with label smoothing if asked: q = (1 - s) onehot(y) + s / C
+    L = CE(y, z_s)
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from trainables.contract import Batch, Method, Outputs, Scalar
+from trainables.contract import Batch, Method, Outputs
 from trainables.losses import cross_entropy
 
 
-def loss(
-    student: Outputs,
-    target: None,
-    batch: Batch,
-    *,
-    label_smoothing: Scalar = 0.0,
-) -> dict[str, Tensor]:
+def loss(student: Outputs, target: None, batch: Batch) -> dict[str, Tensor]:
     """CE(y, z_s)."""
-    return {"ce": cross_entropy(student.logits, batch.labels, label_smoothing)}
+    return {"ce": cross_entropy(student.logits, batch.labels, batch.smoothing)}
 
 
-METHOD = Method(paper="the baseline", loss=loss, target=None)
+METHOD = Method(paper="the baseline", loss=loss, smooths=True, target=None)

@@ -108,6 +108,7 @@ def _regressor(n_in: int, n_out: int) -> nn.Sequential:
 METHOD = Method(
     paper="arXiv:1904.05835",
     loss=loss,
+    smooths=True,
     target=stage_maps,
     needs=frozenset({"features", "teacher"}),
     adapter=adapter,

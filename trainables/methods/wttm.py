@@ -35,9 +35,9 @@ def loss(
         s, t = standardized(s), standardized(t)
     weight = (gamma * t.log_softmax(-1)).logsumexp(-1).exp()
     return {
-        "ce": lambda_ * cross_entropy(student.logits, batch.labels),
+        "ce": lambda_ * cross_entropy(student.logits, batch.labels, batch.smoothing),
         "wttm": beta * (weight * kl_each(s, gamma * t, 1.0)).mean(),
     }
 
 
-METHOD = Method(paper="arXiv:2402.11148", loss=loss, bounds={"gamma": NON_NEGATIVE})
+METHOD = Method(paper="arXiv:2402.11148", loss=loss, smooths=True, bounds={"gamma": NON_NEGATIVE})

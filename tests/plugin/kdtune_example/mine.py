@@ -16,7 +16,8 @@ def loss(
 ) -> dict[str, Tensor]:
     """The weighted terms by name."""
     gap = ((student.logits - target.logits) ** 2).mean()
-    return {"ce": lambda_ * cross_entropy(student.logits, batch.labels), "mine": beta * gap}
+    hard = cross_entropy(student.logits, batch.labels, batch.smoothing)
+    return {"ce": lambda_ * hard, "mine": beta * gap}
 
 
-METHOD = Method(paper="arXiv:0000.00000", loss=loss)
+METHOD = Method(paper="arXiv:0000.00000", loss=loss, smooths=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from tuner import pareto, standing
-from tuner.figures import STYLE, Picture
+from tuner.figures.seen import Seen
+from tuner.figures.style import new
 from tuner.goals_report import of_plain
 from tuner.journal import Story, Student
 from tuner.objectives import BEFORE, Objective
@@ -22,27 +23,21 @@ WIDE = 10.0  # times the smallest value, from which sizes are drawn on a log sca
 Values = tuple[float, float]
 
 
-def draw(planned: Plan, told: Story, answer: dict[str, Any], folder: Path) -> list[Picture]:
-    """PNG files in `folder`, one a pair of objectives; none where there is one objective."""
-    pictures = []
-    with plt.rc_context(STYLE):
-        for first, second in itertools.combinations(planned.goals.objectives, 2):
-            figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-            caption = _pair(axes, planned, told, answer, (second, first))
-            names = "-".join(one.name.replace("/", "_") for one in (first, second))
-            path = folder / f"front-{names}.png"
-            figure.savefig(path)
-            plt.close(figure)
-            title = f"Pareto front: {first.words} and {second.words}"
-            pictures.append(Picture(path, title, caption))
-    return pictures
+def draw(seen: Seen) -> Iterator[tuple[str, Figure, str]]:
+    """Name, figure and what it says of every pair of objectives; none where there is one objective."""
+    for first, second in itertools.combinations(seen.planned.goals.objectives, 2):
+        figure, axes = new(3.6)
+        title = f"Pareto front: {first.words} and {second.words}. "
+        caption = title + _pair(axes, seen.planned, seen.told, seen.answer, (second, first))
+        names = "-".join(one.name.replace("/", "_") for one in (first, second))
+        yield f"front-{names}", figure, caption
 
 
 def _pair(
     axes: Axes,
     planned: Plan,
     told: Story,
-    answer: dict[str, Any],
+    answer: Mapping[str, Any],
     pair: tuple[Objective, Objective],
 ) -> str:
     """The trials over two objectives (x, y); what the picture shows, in words."""
