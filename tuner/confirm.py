@@ -84,13 +84,22 @@ def retrain(
         )
     ]
     past = board.story.of_kind("confirm", "baseline")
-    left = students.unfinished(planned, configs, past)
+    if "answer" not in board.story.results:
+        past = [student for student in past if not _lost(planned, student, board)]
+    left = students.unfinished(planned, configs, past, board)
     if left:
         board.begin(
             f"confirm over {len(seeds(planned))} seeds", ("confirm", "baseline"), len(configs)
         )
         scheduler = make_scheduler("none", planned.recipe.epochs, planned.grace)
         students.fit(planned, task, Listed(left), scheduler, len(left), journal, board)
+
+
+def _lost(planned: Plan, student: Student, board: Board) -> bool:
+    """Whether a student that was trained in full cannot be judged: its last checkpoint is damaged, or gone."""
+    if not student.complete:
+        return False
+    return student.epochs not in students.checkpoints(planned, student.id, board.say).values()
 
 
 def choose(planned: Plan, told: Story, options: Sequence[Contender]) -> Contender:

@@ -7,7 +7,6 @@ on with what is not finished.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,15 @@ from typing import Any
 
 from rich.text import Text
 
-from trainables import methods
-from tuner import evaluation_report, plan, report, search
+from trainables import methods, records
+from tuner import addresses, evaluation_report, plan, report, search
 from tuner.journal import FILE, story
 from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
 
 RECORD = "league.json"
+VERSION = 1  # of it
 GAPS = ("test minus plain", "test minus default")
 HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
@@ -65,12 +65,21 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
         )
     plan.check_outside(planned[0])
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"version": 1, "searches": [one.settings.model_dump(mode="json") for one in planned]}
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    shown = [plan.without_secrets(one).settings.model_dump(mode="json") for one in planned]
+    records.write(folder / RECORD, {"searches": shown}, VERSION)
     return _each(
         folder,
         [partial(search.run, one.settings, overwrite=overwrite) for one in planned],
     )
+
+
+def read_record(folder: Path) -> list[dict[str, Any]]:
+    """The settings of a league's searches; raises ValueError, naming the file, where it is damaged."""
+    cure = "resume its searches one by one, each by its own name"
+    searches = records.read(folder / RECORD, VERSION, cure).get("searches")
+    if not isinstance(searches, list) or not all(isinstance(one, dict) for one in searches):
+        raise ValueError(f"{folder / RECORD} must hold the searches of a league, got none; {cure}")
+    return searches
 
 
 def is_one(name: str, given: dict[str, Any]) -> bool:
@@ -81,16 +90,19 @@ def is_one(name: str, given: dict[str, Any]) -> bool:
 def resume(name: str, given: dict[str, Any]) -> int:
     """Go on with the searches of a league that are not finished; the exit status. ValueError for other settings."""
     folder = _folder(name, given)
-    search.refuse_settings({key: value for key, value in given.items() if key != "out"})
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    uri = given.get("tracking_uri")
+    search.refuse_settings({k: v for k, v in given.items() if k not in ("out", "tracking_uri")})
     left: list[Callable[[], int]] = []
-    for written in record["searches"]:
-        settings = Settings(**written)
+    for written in read_record(folder):
+        settings = make(written)
+        place = {"tracking_uri": addresses.completed(settings.tracking_uri, uri)}
+        settings = settings.model_copy(update=place)
         here = folder.parent / str(settings.name)
         if not here.exists():
             left.append(partial(search.run, settings))
         elif not (here / "report.md").exists():
-            left.append(partial(search.resume, str(settings.name), {"out": folder.parent}))
+            where = {"out": folder.parent} | ({"tracking_uri": uri} if uri else {})
+            left.append(partial(search.resume, str(settings.name), where))
     return _each(folder, left)
 
 
@@ -123,10 +135,9 @@ def table(folder: Path) -> list[list[str]]:
 
     The plain student stands among them, once for each network.
     """
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     rows: list[tuple[float, list[str]]] = []
     plain: dict[str, dict[str, Any]] = {}
-    for written in record["searches"]:
+    for written in read_record(folder):
         path = folder.parent / written["name"]
         answer = story(path).results.get("answer") if (path / FILE).exists() else None
         if answer is None:

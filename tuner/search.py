@@ -6,11 +6,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
+from trainables import records
 from trainables import teacher as teachers
 from trainables.data import sources
 from trainables.data.splits import Facts, prepare, whole
@@ -18,16 +21,18 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, report, students, teaching, verdict
+from tuner import addresses, cluster, confirm, plan, report, room, students, teaching, verdict
 from tuner.journal import FILE, VERSION, Journal, Story, story
+from tuner.mirror import Mirror, behind, deliver_rest
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
-from tuner.settings import Settings
+from tuner.settings import Settings, check_name, make
 from tuner.students import Interrupted
-from tuner.tracking import Mirror
+from tuner.tracking import LOG, PATIENCE
 
 LOCK = "driver.lock"
 SETTINGS = "settings.json"
+SETTINGS_VERSION = 1
 
 
 def run(settings: Settings, *, overwrite: bool = False) -> int:
@@ -49,14 +54,20 @@ def run(settings: Settings, *, overwrite: bool = False) -> int:
     if settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
     places["dataset"] = sources.absolute(settings.dataset)
-    written = settings.model_copy(update=places).model_dump_json(indent=1)
-    (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
+    places["tracking_uri"] = settings.tracking_uri and addresses.redacted(settings.tracking_uri)
+    written = settings.model_copy(update=places).model_dump(mode="json")
+    records.write(planned.folder / SETTINGS, written, SETTINGS_VERSION)
     return _carry_out(planned, facts, board)
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
-    """Go on with an interrupted search where it stopped; the exit status. ValueError where there is none."""
+    """Go on with an interrupted search where it stopped; the exit status. ValueError where there is none.
+
+    Of a finished one, what MLflow has not got yet is delivered.
+    """
+    check_name(name)
     out = Path(given.pop("out", Settings.model_fields["out"].default))
+    uri = given.pop("tracking_uri", None)
     refuse_settings(given)
     folder = out.expanduser().resolve() / name
     if not (folder / SETTINGS).is_file():
@@ -64,18 +75,40 @@ def resume(name: str, given: dict[str, Any]) -> int:
         raise ValueError(
             f"--resume must name a search in {folder.parent}, got {name!r}; known: {', '.join(known) or 'none'}"
         )
-    settings = Settings.model_validate_json((folder / SETTINGS).read_text(encoding="utf-8"))
+    settings = read_settings(folder / SETTINGS)
+    places = {"out": folder.parent, "tracking_uri": addresses.completed(settings.tracking_uri, uri)}
+    settings = settings.model_copy(update=places)
     told = story(folder) if (folder / FILE).exists() else Story()
     if told.results.get("close", {}).get("status") == "finished":
+        if behind(folder):
+            return _deliver_rest(plan.make(settings))
         raise ValueError(
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
         )
-    planned = plan.make(settings.model_copy(update={"out": folder.parent}))
+    planned = plan.make(settings)
     if teaching.remembered(told) is None:
         planned = teaching.resolved(planned)
     board, facts = _open(planned)
     board.story = told
     return _carry_out(planned, facts, board)
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of a search as they were written down; raises ValueError, naming the file, where it is damaged."""
+    cure = "put a copy back, or start the search again under another --name"
+    written = records.read(path, SETTINGS_VERSION, cure)
+    try:
+        return make(written)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold the settings of a search; {cure}: {error}") from None
+
+
+def _deliver_rest(planned: Plan) -> int:
+    """Of a search that has ended; raises ValueError where nobody answers."""
+    uri = planned.tracking_uri
+    plan.check_tracking(planned, offline=False)
+    with _locked(planned.folder):
+        return deliver_rest(Mirror(planned.folder, uri, planned.artifacts), Board())
 
 
 def refuse_settings(given: dict[str, Any]) -> None:
@@ -121,6 +154,8 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
     with _locked(planned.folder), students.interruptible():
         journal = Journal(planned.folder)
         mirror: Mirror | None = None
+        uri, planned = planned.tracking_uri, plan.without_secrets(planned)
+        problem: OSError | None = None
         try:
             n_cpus = planned.slots * planned.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
@@ -131,7 +166,8 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                 probing = _start_probe(planned, facts)
                 once = partial(_once, planned)
                 teacher = teaching.teach(planned, whole(facts), journal, board, once)
-                mirror = Mirror(planned.folder, planned.tracking_uri, planned.artifacts)
+                patience = 0 if planned.settings.tracking_offline else PATIENCE
+                mirror = Mirror(planned.folder, uri, planned.artifacts, patience)
                 precision, milliseconds = cluster.wait(probing)
                 board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
                 journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
@@ -143,13 +179,19 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
             _close(journal, board, "interrupted")
             board.say(f"Interrupted. Go on with: {command('--resume', planned)}")
             status = 128 + interrupted.signal
-        except BaseException:
+        except BaseException as error:
             board.end()
-            _close(journal, board, "failed")
-            raise
+            problem = room.cause(error, planned.folder)
+            with suppress(OSError) if problem else nullcontext():
+                _close(journal, board, "interrupted" if problem else "failed")
+            if problem is None:
+                raise
+            words = room.in_words(planned.folder, problem, command("--resume", planned))
+            board.say(escape(words))
+            status = 1
         finally:
             journal.close()
-            if mirror:
+            if mirror and problem is None:  # without room the mirror goes on alone
                 _farewell(mirror, board, planned)
     return status
 
@@ -285,10 +327,13 @@ def _farewell(mirror: Mirror, board: Board, planned: Plan) -> None:
         complete = mirror.finish()
     if not complete:
         board.say(
-            f"MLflow has not got everything ({mirror.trouble() or 'no answer'}); nothing is lost: "
-            f"{planned.folder / FILE} holds it"
+            escape(f"MLflow has not got everything yet ({mirror.trouble()}); nothing is lost: ")
+            + f"{command('--resume', planned)} delivers the rest"
         )
-    board.say(report.where_to_look(planned, mirror.runs()))
+    state = mirror.runs()
+    if state.refused:
+        board.say(f"MLflow did not take {state.refused} records: {planned.folder / LOG} says why")
+    board.say(report.where_to_look(planned, state))
 
 
 def command(flag: str, planned: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from rich.markup import escape
 
 from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial
@@ -79,7 +80,7 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
     if planned.search == "grid" or not planned.searched:
         cells = planned.grid if planned.search == "grid" else [planned.published]
         configs = [trial_config(planned, number, cell) for number, cell in enumerate(cells)]
-        searcher = Listed(unfinished(planned, configs, past))
+        searcher = Listed(unfinished(planned, configs, past, board))
     else:
         first = {n: v for n, v in planned.published.items() if n in planned.searched}
         optuna_search = SafeOptunaSearch(
@@ -92,7 +93,7 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
             planned.n_trials,
             planned.known,
         )
-        optuna_search.replay([_as_past(planned, student, scheduler) for student in past])
+        optuna_search.replay([_as_past(planned, student, scheduler, board) for student in past])
         searcher = optuna_search
     left = planned.n_trials - len([s for s in past if _ended(s)])
     if left:
@@ -203,41 +204,57 @@ def student_config(
     }
 
 
-def unfinished(planned: Plan, configs: Sequence[Config], past: Sequence[Student]) -> list[Config]:
+def unfinished(
+    planned: Plan, configs: Sequence[Config], past: Sequence[Student], board: Board
+) -> list[Config]:
     """The configs of students that have not ended, to be gone on with from their newest checkpoint."""
     known = {student.id: student for student in past}
     return [
-        with_checkpoint(planned, config)
+        with_checkpoint(planned, config, _next_epoch(known.get(config["id"])), board.say)
         for config in configs
         if config["id"] not in known or not _ended(known[config["id"]])
     ]
 
 
-def with_checkpoint(planned: Plan, config: Config, before: int | None = None) -> Config:
-    """A config that goes on from its student's newest good checkpoint, if there is one; `before` an epoch, if given."""
-    found = newest_checkpoint(planned, config["id"], before)
+def _next_epoch(student: Student | None) -> int:
+    """The first epoch that the journal does not tell of: a journal cut short may be behind the checkpoints."""
+    return 1 + (len(student.history) if student else 0)
+
+
+def with_checkpoint(
+    planned: Plan, config: Config, before: int, say: Callable[[str], None]
+) -> Config:
+    """A config that goes on from its student's newest good checkpoint of an epoch `before` that one, if any."""
+    found = newest_checkpoint(planned, config["id"], before, say)
     return {**config, "restore_from": str(found)} if found else config
 
 
-def newest_checkpoint(planned: Plan, identity: str, before: int | None = None) -> Path | None:
+def newest_checkpoint(
+    planned: Plan,
+    identity: str,
+    before: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path | None:
     """The newest checkpoint of a student that can be read, of an epoch `before` that one where it is given."""
     good = [
         (epoch, folder)
-        for folder, epoch in checkpoints(planned, identity).items()
+        for folder, epoch in checkpoints(planned, identity, say).items()
         if before is None or epoch < before
     ]
     return max(good)[1] if good else None
 
 
-def checkpoints(planned: Plan, identity: str) -> dict[Path, int]:
-    """A student's checkpoints that can be read, with their epochs."""
+def checkpoints(
+    planned: Plan, identity: str, say: Callable[[str], None] = lambda _: None
+) -> dict[Path, int]:
+    """A student's checkpoints that can be read, with their epochs; the others are said."""
     folders = (planned.folder / "checkpoints").glob(f"{identity}/checkpoint_*/{STATE}")
     good = {}
     for path in sorted(folders):
         try:
             good[path.parent] = int(read_state(path.parent)["epoch"])
-        except ValueError:
-            continue
+        except ValueError as error:
+            say(escape(f"{identity}: {error}; it goes on from an earlier one"))
     return good
 
 
@@ -332,13 +349,14 @@ def _ended(student: Student) -> bool:
 
 
 def _as_past(
-    planned: Plan, student: Student, scheduler: TrialScheduler
+    planned: Plan, student: Student, scheduler: TrialScheduler, board: Board
 ) -> tuple[Config, dict[str, Any] | None, bool]:
     config = trial_config(planned, student.number, student.hyper)
     if not _ended(student):
         epoch = len(student.history)
         waits = isinstance(scheduler, Population) and scheduler.waits_at(epoch)
-        return with_checkpoint(planned, config, before=epoch if waits else None), None, False
+        before = epoch if waits else _next_epoch(student)
+        return with_checkpoint(planned, config, before, board.say), None, False
     results = _as_results(student)
     return config, results[-1] if results else None, student.status == "failed"
 
