@@ -56,7 +56,7 @@ def read_newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     Folders of one trial are in their order by name. None where no good one is left.
     """
     earlier = [some for some in folder.parent.glob("checkpoint_*") if some.name < folder.name]
-    problems = []
+    problems: list[str] = []
     for place in (folder, *sorted(earlier, reverse=True)):
         try:
             return read_state(place), "; ".join(problems)

@@ -17,6 +17,7 @@ from rich.text import Text
 from trainables import methods, records
 from tuner import addresses, evaluation_report, plan, report, search
 from tuner.journal import FILE, story
+from tuner.mirror import behind
 from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
@@ -100,7 +101,7 @@ def resume(name: str, given: dict[str, Any]) -> int:
         here = folder.parent / str(settings.name)
         if not here.exists():
             left.append(partial(search.run, settings))
-        elif not (here / "report.md").exists():
+        elif not (here / "report.md").exists() or behind(here):
             where = {"out": folder.parent} | ({"tracking_uri": uri} if uri else {})
             left.append(partial(search.resume, str(settings.name), where))
     return _each(folder, left)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich.markup import escape
+
 from tuner import addresses
 from tuner.journal import FILE
 from tuner.progress import Board
@@ -69,16 +71,18 @@ class Mirror:
 
 def behind(folder: Path) -> bool:
     """Whether MLflow lacks a part of the journal in `folder`, or a run was left open there."""
+    if not (folder / FILE).exists():
+        return False
     state = State.load(folder / STATE)
     return state.offset < (folder / FILE).stat().st_size or bool(state.open)
 
 
-def deliver_rest(mirror: Mirror, board: Board) -> int:
-    """Deliver what MLflow lacks of a search that has ended; 0 where it has everything then."""
+def deliver_rest(mirror: Mirror, board: Board) -> bool:
+    """Deliver what MLflow lacks of a search that has ended; whether it has everything then."""
     with board.waiting("handing the rest to MLflow"):
         complete = mirror.finish()
     if complete:
         board.say(f"MLflow has everything now, in {addresses.redacted(mirror.uri)}")
-        return 0
-    board.say(f"MLflow has not got everything ({mirror.trouble()})")
-    return 1
+    else:
+        board.say(escape(f"MLflow has not got everything ({mirror.trouble()})"))
+    return complete

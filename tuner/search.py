@@ -76,16 +76,16 @@ def resume(name: str, given: dict[str, Any]) -> int:
             f"--resume must name a search in {folder.parent}, got {name!r}; known: {', '.join(known) or 'none'}"
         )
     settings = read_settings(folder / SETTINGS)
-    places = {"out": folder.parent, "tracking_uri": addresses.completed(settings.tracking_uri, uri)}
-    settings = settings.model_copy(update=places)
     told = story(folder) if (folder / FILE).exists() else Story()
-    if told.results.get("close", {}).get("status") == "finished":
-        if behind(folder):
-            return _deliver_rest(plan.make(settings))
+    finished = told.results.get("close", {}).get("status") == "finished"
+    if finished and not behind(folder):
         raise ValueError(
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
         )
-    planned = plan.make(settings)
+    places = {"out": folder.parent, "tracking_uri": addresses.completed(settings.tracking_uri, uri)}
+    planned = plan.make(settings.model_copy(update=places))
+    if finished:
+        return _deliver_rest(planned)
     if teaching.remembered(told) is None:
         planned = teaching.resolved(planned)
     board, facts = _open(planned)
@@ -108,7 +108,10 @@ def _deliver_rest(planned: Plan) -> int:
     uri = planned.tracking_uri
     plan.check_tracking(planned, offline=False)
     with _locked(planned.folder):
-        return deliver_rest(Mirror(planned.folder, uri, planned.artifacts), Board())
+        mirror, board = Mirror(planned.folder, uri, planned.artifacts), Board()
+        complete = deliver_rest(mirror, board)
+        board.say(report.where_to_look(planned, mirror.runs()))
+    return 0 if complete else 1
 
 
 def refuse_settings(given: dict[str, Any]) -> None:

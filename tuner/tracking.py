@@ -303,7 +303,7 @@ class Delivery:
             "model",
             [folder / WEIGHTS, folder / RECORD],
             [record["student"], record["teacher"]],
-        ).registered_model_version  # type: ignore[no-any-return]
+        ).registered_model_version
 
     def _log_network(
         self,
