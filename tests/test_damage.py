@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -25,8 +26,9 @@ from trainables.data.splits import Facts, prepare
 from trainables.precision import PLAIN
 from trainables.stages import BY_RULE
 from trainables.teacher import Teacher, build_for
-from tuner import league, search
-from tuner.journal import FILE, VERSION, Journal, story
+from tuner import confirm, league, search, students
+from tuner.journal import FILE, VERSION, Journal, Student, story
+from tuner.progress import Board
 from tuner.settings import make
 from tuner.tracking import STATE as TRACKING
 from tuner.tracking import State
@@ -210,7 +212,7 @@ def test_a_damaged_tracking_state_is_said(harm: Harm) -> None:
 
 
 @settings(STEADY, max_examples=40)
-@given(HARMS)
+@given(harm=HARMS)
 def test_a_damaged_teacher_is_none_and_is_said(harm: Harm, facts: Facts) -> None:
     """The teacher, or none and a line that names its file: it is made again."""
     with tempfile.TemporaryDirectory() as name:
@@ -253,7 +255,7 @@ def test_of_damaged_checkpoints_the_newest_good_one_is_taken(tmp_path: Path) -> 
 
 
 @settings(STEADY, max_examples=12)
-@given(HARMS)
+@given(harm=HARMS)
 def test_a_damaged_split_is_made_again(harm: Harm, facts: Facts) -> None:
     """Against the facts from before."""
     root = Path(facts.folder).parents[1]
@@ -292,3 +294,35 @@ def test_a_damaged_preparation_is_made_again_and_said(facts: Facts, tmp_path: Pa
     with pytest.warns(UserWarning, match=str(path)):
         assert prepared() == str(path)
     assert path.read_bytes() == content
+
+
+def a_search(folder: Path, epochs: int) -> Any:
+    """A plan with nothing but a folder, where one student has a checkpoint of each epoch."""
+    for epoch in range(1, epochs + 1):
+        place = folder / "checkpoints" / "kd-000" / f"checkpoint_{epoch:06d}"
+        place.mkdir(parents=True)
+        write_state(place, {"epoch": epoch})
+    return SimpleNamespace(folder=folder)
+
+
+def test_a_resumed_student_goes_on_where_journal_and_checkpoints_agree(tmp_path: Path) -> None:
+    """Of three checkpoints the newest is damaged: it is named. Of a journal cut after one epoch, the first is taken."""
+    planned, said = a_search(tmp_path, 3), []
+    newest = tmp_path / "checkpoints" / "kd-000" / "checkpoint_000003" / STATE
+    newest.write_bytes(b"cut short")
+    found = students.newest_checkpoint(planned, "kd-000", 4, said.append)
+    assert found is not None and found.name == "checkpoint_000002"
+    assert len(said) == 1 and str(newest) in said[0]
+    config = students.with_checkpoint(planned, {"id": "kd-000"}, 2, said.append)
+    assert Path(config["restore_from"]).name == "checkpoint_000001"
+    assert "restore_from" not in students.with_checkpoint(planned, {"id": "x"}, 2, said.append)
+
+
+def test_a_confirmed_student_without_its_last_checkpoint_is_trained_again(tmp_path: Path) -> None:
+    """Trained in full by the journal; its last state is damaged, so that it cannot be judged."""
+    planned, board = a_search(tmp_path, 3), Board()
+    known = {"kind": "confirm", "role": "default", "method": "kd", "seed": 1, "hyper": {}}
+    student = Student("kd-000", 0, **known, epochs=3, status="finished")
+    assert not confirm.lost(planned, student, board)
+    (tmp_path / "checkpoints" / "kd-000" / "checkpoint_000003" / STATE).write_bytes(b"cut short")
+    assert confirm.lost(planned, student, board)

@@ -85,7 +85,7 @@ def retrain(
     ]
     past = board.story.of_kind("confirm", "baseline")
     if "answer" not in board.story.results:
-        past = [student for student in past if not _lost(planned, student, board)]
+        past = [student for student in past if not lost(planned, student, board)]
     left = students.unfinished(planned, configs, past, board)
     if left:
         board.begin(
@@ -95,7 +95,7 @@ def retrain(
         students.fit(planned, task, Listed(left), scheduler, len(left), journal, board)
 
 
-def _lost(planned: Plan, student: Student, board: Board) -> bool:
+def lost(planned: Plan, student: Student, board: Board) -> bool:
     """Whether a student that was trained in full cannot be judged: its last checkpoint is damaged, or gone."""
     if not student.complete:
         return False

@@ -33,6 +33,7 @@ STATE = "tracking.json"
 LOG = "tracking.log"
 LOCK = "tracking.lock"
 VERSION = 1  # of tracking.json
+CURE = "MLflow is asked what it has"  # where that is damaged
 REFUSAL = "INVALID_PARAMETER_VALUE"  # what no later try will change; a server in trouble says other things
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}  # others: FAILED
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
@@ -61,12 +62,14 @@ class State:
     def load(cls, path: Path, say: Callable[[str], None] = lambda _: None) -> State:
         """The state in a file; a fresh one where it is missing or, which is said, damaged: all may be done twice."""
         try:
-            return cls(**records.read(path, VERSION, "MLflow is asked what it has"))
+            return cls(**records.read(path, VERSION, CURE))
         except FileNotFoundError:
             return cls()
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             say(str(error))
-            return cls()
+        except TypeError as error:
+            say(f"{path} must be whole, got a damaged file ({error}); {CURE}")
+        return cls()
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing."""
