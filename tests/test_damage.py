@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from trainables import teacher as teachers
 from trainables.checkpoint import STATE, read_newest, read_state, write_state
 from trainables.data import shelf, store
 from trainables.data.splits import Facts, prepare
+from trainables.evaluation import official
 from trainables.precision import PLAIN
 from trainables.stages import BY_RULE
 from trainables.teacher import Teacher, build_for
@@ -326,3 +329,14 @@ def test_a_confirmed_student_without_its_last_checkpoint_is_trained_again(tmp_pa
     assert not confirm.lost(planned, student, board)
     (tmp_path / "checkpoints" / "kd-000" / "checkpoint_000003" / STATE).write_bytes(b"cut short")
     assert confirm.lost(planned, student, board)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps([1]), None])
+def test_corrupted_images_that_are_cut_short(content: bytes | None, tmp_path: Path) -> None:
+    """None is half of the array; pickles are not opened."""
+    path = tmp_path / "fog.npy"
+    np.save(path, np.zeros((10, 32, 32, 3), np.uint8))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=f"{path} must be a whole NumPy array"):
+        official.read(official.Official("cifar10_c", tmp_path, official.CIFAR, ()), "fog")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import tune as command
 from tests.conftest import Command
 from tests.serving import Door, Server, free_port
 from tuner.journal import VERSION, Journal, story
@@ -136,7 +137,8 @@ def test_a_server_and_a_mirror_killed_in_the_middle(server: Server, tmp_path: Pa
     server.start()
     assert mirror.finish(120), mirror.trouble()
     assert_delivered(server.database, "killed")
-    assert not behind(tmp_path)
+    assert not behind(tmp_path) and not behind(tmp_path, server.uri)
+    assert behind(tmp_path, "http://elsewhere")
 
 
 def test_a_slow_server_holds_nobody_up(door: Door, server: Server, tmp_path: Path) -> None:
@@ -256,7 +258,11 @@ def test_what_will_never_be_taken_does_not_hold_up_the_rest(
 
 
 def test_a_search_without_its_server_delivers_later_and_writes_no_password(
-    server: Server, tmp_path: Path, tune: Callable[..., Command]
+    server: Server,
+    tmp_path: Path,
+    tune: Callable[..., Command],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nobody at the port: refused, unless --tracking-offline; --resume delivers once somebody is there, as the user.
 
@@ -265,29 +271,36 @@ def test_a_search_without_its_server_delivers_later_and_writes_no_password(
     port = free_port()
     uri = f"http://me:hidden-word@127.0.0.1:{port}"
     small = ("--trials", "2", "--epochs", "2", "--confirm-top", "1", "--confirm-seeds", "2")
-    asked = ("--method", "kd", *small, "--evaluate", "none", "--out", tmp_path, "--name", "far")
-    refused = tune(*asked, "--tracking-uri", uri)
-    assert refused.status == 2 and "--tracking-offline" in refused.err
-    searched = tune(*asked, "--tracking-uri", uri, "--tracking-offline")
+    asked = ("--method", "kd", *small, "--evaluate", "none", "--out", str(tmp_path), "--name")
+    resume = ("--resume", "far", "--out", str(tmp_path))
+    assert status_of(*asked, "far", "--tracking-uri", uri) == 2
+    searched = tune(*asked, "far", "--tracking-uri", uri, "--tracking-offline")
     assert searched.status == 0, searched.err
     assert "--resume far" in searched.out and "delivers the rest" in searched.out
-    unknown = tune("--resume", "far", "--out", tmp_path)
-    assert unknown.status == 2 and "--tracking-uri must be given again" in unknown.err
-    nobody = tune("--resume", "far", "--out", tmp_path, "--tracking-uri", uri)
-    assert nobody.status == 2 and "that can be reached" in nobody.err
+    assert status_of(*resume) == status_of(*resume, "--tracking-uri", uri) == 2
     door = Door(server, port)
-    later = tune("--resume", "far", "--out", tmp_path, KDTUNE_TRACKING_URI=uri)
+    monkeypatch.setenv("KDTUNE_TRACKING_URI", uri)
+    assert status_of(*resume) == 0
     door.shut()
-    assert later.status == 0, later.err
-    assert "MLflow has everything now" in later.out
     assert_all_epochs_once(server.database, tmp_path / "far")
-    assert door.authorizations <= {"", "Basic bWU6aGlkZGVuLXdvcmQ="}  # me:hidden-word
-    assert "Basic bWU6aGlkZGVuLXdvcmQ=" in door.authorizations
-    again = tune("--resume", "far", "--out", tmp_path, "--tracking-uri", uri)
-    assert again.status == 2 and "must name an unfinished search" in again.err
-    printed = [one.out + one.err for one in (refused, searched, unknown, nobody, later, again)]
+    me = "Basic bWU6aGlkZGVuLXdvcmQ="  # me:hidden-word
+    assert me in door.authorizations
+    assert status_of(*resume) == 2
+    told = capsys.readouterr()
+    refusals = ("--tracking-offline", "must be given again", "that can be reached", "unfinished")
+    assert all(some in line for some, line in zip(refusals, told.err.splitlines(), strict=True))
+    assert "MLflow has everything now" in told.out
+    printed = (told.out, told.err, searched.out, searched.err)
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert not any(b"hidden-word" in text for text in (*files, *(p.encode() for p in printed)))
+    assert not any(b"hidden-word" in text for text in (*files, *map(str.encode, printed)))
+
+
+def status_of(*arguments: str) -> int:
+    """Of the command in this process."""
+    try:
+        return command.main(list(arguments))
+    except SystemExit as stop:
+        return int(str(stop.code))
 
 
 def assert_all_epochs_once(database: Path, folder: Path) -> None:

@@ -69,12 +69,13 @@ class Mirror:
         return State.load(self.folder / STATE)
 
 
-def behind(folder: Path) -> bool:
-    """Whether MLflow lacks a part of the journal in `folder`, or a run was left open there."""
+def behind(folder: Path, uri: str | None = None) -> bool:
+    """Whether MLflow, at `uri` where that is given, lacks a part of the journal in `folder`, or has a run left open."""
     if not (folder / FILE).exists():
         return False
     state = State.load(folder / STATE)
-    return state.offset < (folder / FILE).stat().st_size or bool(state.open)
+    elsewhere = uri is not None and addresses.redacted(uri) != state.store
+    return elsewhere or state.offset < (folder / FILE).stat().st_size or bool(state.open)
 
 
 def deliver_rest(mirror: Mirror, board: Board) -> bool:

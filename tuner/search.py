@@ -78,7 +78,7 @@ def resume(name: str, given: dict[str, Any]) -> int:
     settings = read_settings(folder / SETTINGS)
     told = story(folder) if (folder / FILE).exists() else Story()
     finished = told.results.get("close", {}).get("status") == "finished"
-    if finished and not behind(folder):
+    if finished and not behind(folder, uri):
         raise ValueError(
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}"
         )
