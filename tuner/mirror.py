@@ -20,7 +20,9 @@ QUICK = "20"  # seconds that a request may take
 class Mirror:
     """The mirroring process of a search: it is started, let go of at the end, and never waited for in between."""
 
-    def __init__(self, folder: Path, uri: str, artifacts: Path, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, folder: Path, uri: str, artifacts: Path, *, patience: float = PATIENCE
+    ) -> None:
         """`patience`: seconds that a server which does not answer is waited for once the driver has finished."""
         self.folder, self.uri, self.artifacts, self.patience = folder, uri, artifacts, patience
         self.process = self._start()

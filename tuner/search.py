@@ -170,7 +170,7 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
                 once = partial(_once, planned)
                 teacher = teaching.teach(planned, whole(facts), journal, board, once)
                 patience = 0 if planned.settings.tracking_offline else PATIENCE
-                mirror = Mirror(planned.folder, uri, planned.artifacts, patience)
+                mirror = Mirror(planned.folder, uri, planned.artifacts, patience=patience)
                 precision, milliseconds = cluster.wait(probing)
                 board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
                 journal.write("precision", chosen=str(precision), milliseconds=milliseconds)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import select
 import sys
@@ -39,8 +40,9 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"} 
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
 PATIENCE = 60.0  # seconds that the end of a search waits for a server that does not answer
 POLL = 0.5  # seconds
-# What torch.export raises for a network that it cannot follow, and a folder that is gone; a server's are others.
-EXPORT_ERRORS = (RuntimeError, TypeError, AttributeError, FileNotFoundError)
+# What torch.export raises for a network that it cannot follow, and what a folder is that is gone or damaged; a
+# server's errors are others.
+CANNOT_BE_LOGGED = (RuntimeError, TypeError, AttributeError, FileNotFoundError, ValueError)
 MAX_METRICS = 1000  # of one log_batch
 
 
@@ -103,9 +105,10 @@ class Delivery:
         self.search: Event = {}
         self.created: set[str] = set()  # ids of runs that are new
 
-    def deliver(self) -> bool:
-        """Bring MLflow up to the journal's end; whether there was anything new."""
-        events = list(read(self.folder / FILE, self.state.offset))
+    def deliver(self, until: float = math.inf) -> bool:
+        """Bring MLflow up to the journal's end, or to byte `until`; whether there was anything new."""
+        unread = read(self.folder / FILE, self.state.offset)
+        events = [(event, offset) for event, offset in unread if offset <= until]
         if not events:
             return False
         metrics: dict[str, list[Any]] = {}
@@ -279,45 +282,41 @@ class Delivery:
         """The champion as an MLflow model: images in [0, 1] in, logits out; registered under its alias."""
         if self.state.model_version:
             return
-        run_id = self._run_of("")
-        query = f"name = '{event['registered_as']}' and run_id = '{run_id}'"
-        known = self.client.search_model_versions(query)
         try:
-            version = str(known[0].version if known else self._log_champion(event))
-        except (
-            ValueError,
-            *EXPORT_ERRORS,
-        ) as error:  # the rest of the journal must not wait for it
+            version = self._champion_version(event)
+        except CANNOT_BE_LOGGED as error:
             self._tag("", "kd.model", f"not registered: {error}")
             return
         self._crown(event["registered_as"], version, event["accuracy"], event["split_hash"])
         self.state.model_version = version
 
-    def _log_champion(self, event: Event) -> str:
-        """Log and register the champion; the version."""
+    def _champion_version(self, event: Event) -> str:
+        """The registered version of this search's champion: the one that it has already, or a new one."""
         from trainables.champion import RECORD, WEIGHTS, load_champion, read_record
 
-        folder = Path(event["folder"])
-        model, record = load_champion(folder), read_record(folder)
-        return self._log_network(
-            model,
-            record["facts"],
-            event["registered_as"],
-            "model",
-            [folder / WEIGHTS, folder / RECORD],
-            [record["student"], record["teacher"]],
-        ).registered_model_version
+        folder, run_id = Path(event["folder"]), self._run_of("")
+        record = read_record(folder)
+        of_it = f"run_id = '{run_id}' and tags.`kd.sha256` = '{record['sha256']}'"
+        known = self.client.search_model_versions(f"name = '{event['registered_as']}' and {of_it}")
+        if known:
+            return str(known[0].version)
+        files = [folder / WEIGHTS, folder / RECORD]
+        networks = [record["student"], record["teacher"]]
+        model = load_champion(folder)
+        logged = self._log_network(model, record["facts"], "model", files, networks)
+        tags = {"kd.sha256": record["sha256"]}  # there with the version or not at all
+        made = self.mlflow.register_model(logged.model_uri, event["registered_as"], tags=tags)
+        return str(made.version)
 
     def _log_network(
         self,
         model: Any,
         shape: dict[str, Any],
-        registered_as: str | None,
         name: str,
         files: list[Path],
         networks: list[str],
     ) -> Any:
-        """Log a network that gives logits, with `files` beside it, in the search's run; register it where named."""
+        """Log a network that gives logits, with `files` beside it, in the search's run."""
         import mlflow.pytorch
         import numpy as np
         import torch
@@ -337,7 +336,6 @@ class Delivery:
                     signature=infer_signature(example, answer),
                     pip_requirements=requirements(networks),
                     extra_files=[str(path) for path in files],
-                    registered_model_name=registered_as,
                 )
         finally:  # the search itself goes on
             self.client.update_run(self._run_of(""), status="RUNNING")
@@ -353,10 +351,7 @@ class Delivery:
                 self._teacher_version(Path(member["folder"]), member["sha256"], name)
                 for member, name in members
             ]
-        except (
-            ValueError,
-            *EXPORT_ERRORS,
-        ) as error:  # the rest of the journal must not wait for it
+        except CANNOT_BE_LOGGED as error:  # the rest of the journal must not wait for it
             self._tag("", "kd.teacher", f"not registered: {error}")
             return
         links = ", ".join(f"models:/{version.name}/{version.version}" for version in versions)
@@ -379,7 +374,7 @@ class Delivery:
             network, record = load_alone(folder)
             model = LogitsOnly(network).eval()
             files = [folder / WEIGHTS, folder / RECORD]
-            logged = self._log_network(model, record, None, "teacher", files, [record["model"]])
+            logged = self._log_network(model, record, "teacher", files, [record["model"]])
             told = ("accuracy", "temperature", "source", "split_hash", "sha256")
             tags = {f"kd.{key}": str(record[key]) for key in told}
             return self.mlflow.register_model(logged.model_uri, name, tags=tags)
@@ -469,13 +464,16 @@ def main() -> int:
 
 
 def mirror(folder: Path, uri: str, artifacts: Path, patience: float) -> int:
-    """What `main` does, with nobody else at it; gives up `patience` seconds after the driver has gone."""
+    """What `main` does, with nobody else at it; gives up `patience` seconds after the driver has gone.
+
+    What a next driver writes is left to that one's mirror.
+    """
     delivery: Delivery | None = None
-    failures, gone, deadline = 0, False, 0.0
+    failures, gone, deadline, end = 0, False, 0.0, math.inf
     while True:
         try:
             delivery = delivery or Delivery(folder, uri, artifacts)
-            news = delivery.deliver()
+            news = delivery.deliver(end)
             if gone and not news:
                 delivery.close()
                 delivery.state.save(delivery.state_path)
@@ -493,6 +491,7 @@ def mirror(folder: Path, uri: str, artifacts: Path, patience: float) -> int:
             time.sleep(pause if failures else 0)
         elif driver_gone(pause):
             gone, deadline = True, time.monotonic() + patience
+            end = (folder / FILE).stat().st_size
 
 
 if __name__ == "__main__":
