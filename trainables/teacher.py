@@ -220,7 +220,7 @@ def _is_whole(path: Path) -> bool:
     checksum = _checksum_of(path)
     if checksum.exists() and checksum.read_bytes() == found:
         return True
-    warnings.warn(f"{path} must match its checksum, got a damaged file: made again", stacklevel=2)
+    warnings.warn(f"{path} must match its checksum, got another or none: made again", stacklevel=2)
     return False
 
 
