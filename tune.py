@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from search_spaces import nearest
-from tuner.settings import GROUPS, Settings, make
+from tuner.settings import GROUPS, Settings, check_name, make
 
 INTRO = """kdtune searches the hyperparameters of knowledge distillation and says how much that gained.
 
@@ -146,6 +146,13 @@ def main(arguments: list[str] | None = None) -> int:
         return run(given)
     except ValueError as error:
         fail(str(error))
+    except OSError as error:
+        from tuner import room
+
+        if error.errno not in room.FULL:
+            raise
+        print(f"kdtune: {room.brief(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # before anything had started
         return 130
 
@@ -160,7 +167,7 @@ def run(given: dict[str, Any]) -> int:
         from tuner import control
 
         return control.stop(given.pop("stop"), given)
-    from tuner import league, search
+    from tuner import addresses, league, search
 
     if "replay" in given:
         from tuner import replaying
@@ -168,11 +175,14 @@ def run(given: dict[str, Any]) -> int:
         return replaying.run(given.pop("replay"), given)
     resume = given.pop("resume", None)
     if resume:
+        check_name(resume)
         known = league.is_one(resume, given)
         return league.resume(resume, given) if known else search.resume(resume, given)
     plan_only, overwrite = given.pop("plan", False), given.pop("overwrite", False)
     if "method" not in given:
         raise ValueError("--method must be given; --list methods shows them")
+    if addresses.default() and "tracking_uri" not in given:
+        given["tracking_uri"] = addresses.default()
     names = given.pop("method")
     if len(names) > 1 or names == ["all"]:
         return league.run(names, given, overwrite=overwrite, plan_only=plan_only)

@@ -1,4 +1,4 @@
-"""The recorder: which of a trial's checkpoints stay on the disk."""
+"""The recorder: which of a trial's checkpoints stay on the disk, and what it tells of damaged ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.tune import Checkpoint
 
 from tuner.journal import Journal
@@ -27,3 +28,16 @@ def test_the_two_newest_checkpoints_of_each_trial_stay(tmp_path: Path) -> None:
     for name in ("kd-000", "kd-001"):
         left = sorted(path.name for path in (tmp_path / name).iterdir())
         assert left == ["checkpoint_000002", "checkpoint_000003"]
+
+
+def test_a_damaged_checkpoint_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the first epoch after it, and where the student goes on."""
+    recorder = Recorder(Journal(tmp_path), Board(), {"kd-000": 2})
+    trial: Any = SimpleNamespace(config={"id": "kd-000"})
+    for epoch in (2, 3):
+        result = {"epoch": epoch, "failed": "", "damage": "a damaged one: /out/state.pt"}
+        recorder.on_trial_result(epoch, [], trial, result)
+    told = capsys.readouterr().out
+    assert told.count("kd-000 goes on with epoch 2: a damaged one: /out/state.pt") == 1

@@ -25,6 +25,7 @@ from trainables.data.views import to_float
 from tuner import plan, teaching, tracking
 from tuner.costs import teacher_costs
 from tuner.journal import FILE, Story, story
+from tuner.mirror import Mirror
 from tuner.settings import make
 
 SMALL = (
@@ -298,6 +299,18 @@ def test_a_logged_model_asks_for_its_networks_library(
 ) -> None:
     """Where the network is torchvision's, torchvision has to be there when it is loaded."""
     assert {one.partition("==")[0] for one in tracking.requirements(networks)} == libraries
+
+
+def test_a_lost_tracking_state_delivers_nothing_twice(done: Done) -> None:
+    """The whole journal delivered again: the store's runs, metrics, models and links are as they were."""
+    counted = ("runs", "metrics", "params", "model_versions", "logged_models", "inputs")
+    database = done.out / "mlflow.db"
+    before = {name: query(database, f"select count(*) from {name}") for name in counted}
+    (done.folder / "tracking.json").unlink()
+    again = Mirror(done.folder, f"sqlite:///{database}", done.out / "artifacts" / "small")
+    assert again.finish(60), again.trouble()
+    assert {name: query(database, f"select count(*) from {name}") for name in counted} == before
+    assert query(database, "select distinct status from runs where status = 'RUNNING'") == []
 
 
 def test_report_tells_of_the_teacher(done: Done) -> None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import tune
 from tests.conftest import ROOT
 from tuner import plan, search
+from tuner.control import SETTINGS
 from tuner.settings import GROUPS, Settings, make
 
 KD = ("--method", "kd")
@@ -369,7 +370,7 @@ def test_overwrite_deletes_nothing_before_all_is_checked(
 def test_an_unknown_resume_names_the_known(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two"):
         (out / name).mkdir(parents=True)
-        (out / name / search.SETTINGS).write_text("{}")
+        (out / name / SETTINGS).write_text("{}")
     (out / "teachers").mkdir()
     assert refused(("--resume", "three", "--out", str(out)), capsys).endswith("known: one, two")
 

@@ -7,7 +7,6 @@ Where the method changes the student at inference (simkd's projector), its adapt
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from trainables import methods, objective
+from trainables import methods, objective, records
 from trainables.data.splits import Facts, rename_into
 from trainables.models.normalized import LogitsOnly
 from trainables.seeding import seeded
@@ -26,6 +25,7 @@ from trainables.teacher import build_for, untrained
 
 VERSION = 1
 WEIGHTS = "champion.safetensors"
+RECORD = "champion.json"
 
 
 def rebuild(
@@ -66,20 +66,30 @@ def save_champion(
     }
     content = save(tensors)
     sha256 = hashlib.sha256(content).hexdigest()
-    record = {"version": VERSION, "sha256": sha256, "facts": asdict(facts), **about}
+    record = {"sha256": sha256, "facts": asdict(facts), **about}
     rename_into(folder / WEIGHTS, content)
-    rename_into(folder / "champion.json", json.dumps(record, indent=1).encode())
+    records.write(folder / RECORD, record, VERSION)
     return folder / WEIGHTS
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `champion.json` says; raises ValueError, naming the file, where it is damaged."""
+    cure = "take it from MLflow's registry, or search again"
+    record = records.read(folder / RECORD, VERSION, cure)
+    missing = {"sha256", "facts", "student", "teacher", "method", "hyper"} - record.keys()
+    if missing:
+        raise ValueError(f"{folder / RECORD} must tell {min(missing)}, got nothing of it; {cure}")
+    return record
 
 
 def load_champion(folder: Path) -> nn.Module:
     """The network in eval mode: images in [0, 1] (B, channels, H, W) in, logits (B, C) out.
 
-    Raises ValueError where the weights are not those recorded.
+    Raises ValueError where the weights are not those recorded, or the record is damaged.
     """
-    record = json.loads((folder / "champion.json").read_text(encoding="utf-8"))
+    record = read_record(folder)
     content = (folder / WEIGHTS).read_bytes()
-    if record["version"] != VERSION or hashlib.sha256(content).hexdigest() != record["sha256"]:
+    if hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise ValueError(
             f"a champion must match its record, got other weights in {folder / WEIGHTS}"
         )

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,17 +31,38 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         content = path.read_bytes()
-        recorded = (folder / f"{STATE}.sha256").read_text(encoding="utf-8")
+        recorded = (folder / f"{STATE}.sha256").read_bytes()
     except OSError as error:
         raise ValueError(f"a checkpoint must be readable, got {path}: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != recorded:
+    if hashlib.sha256(content).hexdigest().encode() != recorded:
         raise ValueError(f"a checkpoint must match its checksum, got a damaged one: {path}")
-    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-    if state["version"] != VERSION:
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())[:100]
         raise ValueError(
-            f"a checkpoint must be of version {VERSION}, got {state['version']} in {path}"
+            f"a checkpoint must hold tensors and plain values, got {path}: {reason}"
+        ) from None
+    if state.get("version") != VERSION:
+        raise ValueError(
+            f"a checkpoint must be of version {VERSION}, got {state.get('version')} in {path}"
         )
     return state
+
+
+def read_newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The state in `folder` or, where it is damaged, in the newest good folder beside it, and what was wrong.
+
+    Folders of one trial are in their order by name. None where no good one is left.
+    """
+    earlier = [some for some in folder.parent.glob("checkpoint_*") if some.name < folder.name]
+    problems: list[str] = []
+    for place in (folder, *sorted(earlier, reverse=True)):
+        try:
+            return read_state(place), "; ".join(problems)
+        except ValueError as error:
+            problems.append(str(error))
+    return None, "; ".join(problems)
 
 
 def forget_state(folder: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from trainables.data.splits import Facts, rename_into
+from trainables import records
+from trainables.data.splits import Facts
 from trainables.precision import Precision, probe
 from trainables.seeding import seeded
 from trainables.teacher import build_for
+
+VERSION = 1  # of what is kept
 
 
 def probed(
@@ -31,10 +35,12 @@ def probed(
     key = json.dumps([*asked, machine, torch.__version__])
     path = root / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = records.read(path, VERSION, "it is probed again")
         return Precision(**known["chosen"]), known["milliseconds"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or damaged
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"took no notice of what an earlier probe found: {error!r}", stacklevel=2)
     with seeded(0, "probe"):
         images = torch.rand(batch_size, facts.channels, facts.size, facts.size).to(device)
         chosen, milliseconds = probe(
@@ -42,7 +48,7 @@ def probed(
         )
     root.mkdir(parents=True, exist_ok=True)
     about = {"asked": key, "chosen": asdict(chosen), "milliseconds": milliseconds}
-    rename_into(path, json.dumps(about, indent=1).encode())
+    records.write(path, about, VERSION)
     return chosen, milliseconds
 
 

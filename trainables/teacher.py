@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from trainables import models, objective
+from trainables import models, objective, records
 from trainables.contract import Context, Outputs
 from trainables.data.splits import Facts, open_split, rename_into
 from trainables.data.views import to_float
@@ -32,6 +33,7 @@ VERSION = 2
 RECORD = "teacher.json"
 WEIGHTS = "weights.safetensors"
 SEED = 0  # teachers are shared by searches of any seed
+CURE = "the teacher is made again"  # where its folder is found damaged
 AND = " + "  # between the networks of an ensemble
 
 
@@ -87,14 +89,28 @@ def find(folder: Path) -> Teacher | None:
         content = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError):
         return None
-    if record.get("version") != VERSION or hashlib.sha256(content).hexdigest() != record["sha256"]:
+    if hashlib.sha256(content).hexdigest() != record["sha256"]:
         return None
     return from_record(folder, record)
 
 
+def damage(folder: Path) -> str:
+    """What is wrong with a teacher that lies in `folder`, in words; "" where nothing is, or none lies there."""
+    if not (folder / RECORD).exists() or find(folder) is not None:
+        return ""
+    try:
+        read_record(folder)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return f"{folder / WEIGHTS} must match its record, got other weights; {CURE}"
+
+
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `teacher.json` says; raises OSError or ValueError where it cannot be read."""
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    """What `teacher.json` says; raises OSError, or ValueError where it is damaged or of another version."""
+    record = records.read(folder / RECORD, VERSION, CURE)
+    missing = {*PLAIN, "mean", "std"} - record.keys()
+    if missing:
+        raise ValueError(f"{folder / RECORD} must tell {min(missing)}, got nothing of it; {CURE}")
     return record
 
 
@@ -182,7 +198,7 @@ def prepare(
     data = [facts.sha256["train"], facts.split_hash]
     key = json.dumps([VERSION, method_name, teacher.sha256, student, stages, data])
     path = root / f"{method_name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
-    if not path.exists():
+    if not _is_whole(path):
         torch.set_num_threads(1)
         network = Stages.only(load(teacher, facts, device), stages.teacher)
         with seeded(SEED, "student"):
@@ -190,5 +206,23 @@ def prepare(
             context = context_of(built, network, facts)
         made = method.prepare(context, outputs_on(network, facts, method.prepare_epochs))
         root.mkdir(parents=True, exist_ok=True)
-        rename_into(path, save_tensors({k: v.contiguous().cpu() for k, v in made.items()}))
+        content = save_tensors({k: v.contiguous().cpu() for k, v in made.items()})
+        rename_into(path, content)
+        rename_into(_checksum_of(path), hashlib.sha256(content).hexdigest().encode())
     return str(path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether what was prepared is there and as it was written; a damaged file is said and made again."""
+    if not path.exists():
+        return False
+    found = hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    checksum = _checksum_of(path)
+    if checksum.exists() and checksum.read_bytes() == found:
+        return True
+    warnings.warn(f"{path} must match its checksum, got another or none: made again", stacklevel=2)
+    return False
+
+
+def _checksum_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")

@@ -10,7 +10,6 @@ import argparse
 import codecs
 import collections
 import hashlib
-import json
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +21,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from trainables import champion, records, teacher
 
 WRAPPERS = ("model", "state_dict", "net", "model_state_dict", "student")
 ACCURACIES = ("best_acc", "best_acc1", "acc", "accuracy", "test_acc", "val/accuracy")
@@ -82,12 +83,13 @@ def read(path: Path, trust_pickle: bool = False) -> Foreign:
 
 def _beside(path: Path) -> tuple[float, str] | None:
     """Validation accuracy and split of a champion or teacher of ours, where its record lies beside it and fits."""
-    for name, accuracy in (("champion.json", "val/accuracy"), ("teacher.json", "accuracy")):
+    ours = ((champion, "val/accuracy"), (teacher, "accuracy"))
+    for kind, accuracy in ours:
         try:
-            record = json.loads((path.parent / name).read_text(encoding="utf-8"))
+            record = records.read(path.parent / kind.RECORD, kind.VERSION, "")
             if record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest():
                 return record[accuracy], {**record, **record.get("facts", {})}["split_hash"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 

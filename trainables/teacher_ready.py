@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from trainables import models
+from trainables import models, records
 from trainables.checkpoint import forget_state
 from trainables.data.splits import Facts, Split, open_split, rename_into
 from trainables.evaluation.calibration import best_temperature, nll
@@ -206,7 +206,7 @@ def _kept(
     state = {k: x.detach().contiguous().cpu() for k, x in made.network.state_dict().items()}
     content = save_tensors(state)
     about = {name: getattr(facts, name) for name in FACTS}
-    about |= {"version": VERSION, "checked_accuracy": accuracy_of(logits[rows], val.labels[rows])}
+    about["checked_accuracy"] = accuracy_of(logits[rows], val.labels[rows])
     known = {
         "model": model,
         "accuracy": accuracy,
@@ -217,7 +217,7 @@ def _kept(
         **_calibrated(logits, val.labels),
     }
     rename_into(folder / WEIGHTS, content)
-    rename_into(folder / RECORD, json.dumps({**about, **made.origin, **known}, indent=1).encode())
+    records.write(folder / RECORD, {**about, **made.origin, **known}, VERSION)
     return from_record(folder, known)
 
 

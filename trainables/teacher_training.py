@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
-from trainables import models
+from trainables import models, records
 from trainables.checkpoint import read_state, write_state
 from trainables.data.sources import Source
-from trainables.data.splits import Facts, open_split, rename_into
+from trainables.data.splits import Facts, open_split
 from trainables.methods import load as load_method
 from trainables.models.normalized import Normalized
 from trainables.recipe import Recipe
@@ -18,6 +17,7 @@ from trainables.teacher import build_for
 from trainables.training import Training, validate
 
 PROGRESS = "progress.json"
+VERSION = 1  # of it
 
 
 def recipe_of(model: str, source: Source, epochs: int | None = None) -> Recipe:
@@ -57,7 +57,7 @@ def train(
             )
         accuracy = validate(run.student, val, device)["accuracy"]
         write_state(folder, run.state())
-        rename_into(folder / PROGRESS, json.dumps([run.epoch, accuracy]).encode())
+        records.write(folder / PROGRESS, {"epoch": run.epoch, "accuracy": accuracy}, VERSION)
     student: Normalized = run.student  # type: ignore[assignment]
     return student
 
@@ -71,9 +71,9 @@ def _go_on(run: Training, folder: Path) -> None:
 
 
 def progress(folder: Path) -> tuple[int, float]:
-    """(epochs trained, validation accuracy) of a teacher under way; (0, 0) before its first epoch."""
+    """(epochs trained, validation accuracy) of a teacher under way; (0, 0) before its first epoch, or when damaged."""
     try:
-        epoch, accuracy = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = records.read(folder / PROGRESS, VERSION, "")
+        return int(told["epoch"]), float(told["accuracy"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0, 0.0
-    return int(epoch), float(accuracy)

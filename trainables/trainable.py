@@ -19,7 +19,7 @@ from torch import nn
 
 from trainables import measuring, methods, objective, targets
 from trainables import teacher as teachers
-from trainables.checkpoint import read_state, write_state
+from trainables.checkpoint import read_newest, write_state
 from trainables.contract import Context, Method
 from trainables.data.splits import Facts, Split, open_split
 from trainables.data.stream import Streamed
@@ -216,6 +216,7 @@ class Trial(tune.Trainable):
         self.seconds = 0.0
         self.val: dict[str, float] = {}  # of the last epoch that was judged
         self.used = 0.0  # shares of samples that the method learnt from, summed over epochs
+        self.damage = ""  # of checkpoints, to be told with the next epoch
         if new_config.get("restore_from"):
             self.load_checkpoint(new_config["restore_from"])
         return True
@@ -268,6 +269,7 @@ class Trial(tune.Trainable):
             "seconds": self.seconds,
             "diverged": divergence.term if divergence else "",
             "failed": "",
+            "damage": self.damage,
             "done": divergence is not None or self.run.epoch >= self.run.recipe.epochs,
         }
 
@@ -309,8 +311,9 @@ class Trial(tune.Trainable):
         write_state(Path(checkpoint_dir), {**self.run.state(), **extra})
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
-        """Go on from a checkpoint; raises ValueError where it is damaged or of another version."""
-        self.state = read_state(Path(checkpoint))
+        """Go on from a checkpoint or, where it is damaged, from the one before, or else from the beginning."""
+        self.state, self.damage = read_newest(Path(checkpoint))
         self.student = None
-        self.best, self.seconds = float(self.state["best"]), float(self.state["seconds"])
-        self.val, self.used = self.state.get("val", {}), float(self.state.get("used", 0.0))
+        told: dict[str, Any] = self.state or {}
+        self.best, self.seconds = float(told.get("best", 0)), float(told.get("seconds", 0))
+        self.val, self.used = told.get("val", {}), float(told.get("used", 0.0))

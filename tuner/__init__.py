@@ -9,6 +9,7 @@ import os
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: Ray's processes listen on loopback alone
     "RAY_DEDUP_LOGS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal remembers; Ray's files halve the throughput
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # likewise: nothing is resumed from Ray's own snapshots

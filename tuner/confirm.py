@@ -122,7 +122,10 @@ def retrain(
         _config(planned, contender, seed, n)
         for n, (seed, contender) in enumerate((s, c) for s in seeds(planned) for c in options)
     ]
-    left = students.unfinished(planned, configs, past)
+    known = past
+    if "answer" not in board.story.results:
+        known = [student for student in past if not lost(planned, student, board)]
+    left = students.unfinished(planned, configs, known, board)
     if not left:
         return []
     n_all = len({config["id"] for config in configs} | {student.id for student in past})
@@ -134,6 +137,13 @@ def retrain(
     scheduler = make_scheduler("none", planned.recipe.epochs, planned.grace)
     recorder, ended = students.recording(journal, board), len(configs) - len(left)
     return [Strand(planned, task, Listed(left), scheduler, recorder, len(left), ended, begin)]
+
+
+def lost(planned: Plan, student: Student, board: Board) -> bool:
+    """Whether a student that was trained in full cannot be judged: its last checkpoint is damaged, or gone."""
+    if not student.complete:
+        return False
+    return student.epochs not in students.checkpoints(planned, student.id, board.say).values()
 
 
 def choose(planned: Plan, told: Story, options: Sequence[Contender]) -> Contender:

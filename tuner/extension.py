@@ -6,11 +6,10 @@ cannot be unseen, so the journal, the terminal and the report say how often it w
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from tuner import settings_file
 from tuner.budgets import ASKED
-from tuner.control import SETTINGS
 from tuner.journal import Journal, Story
 from tuner.plan import Plan
 from tuner.settings import Settings, make
@@ -45,11 +44,10 @@ def check(planned: Plan) -> None:
 
 def begin(planned: Plan, told: Story) -> None:
     """Write the new settings and the journal's event; the caller holds the search's lock."""
-    path = planned.folder / SETTINGS
-    old = Settings.model_validate_json(path.read_text(encoding="utf-8"))
+    old = settings_file.read(planned.folder)
     kept = ("trials", "search", "scheduler")
     new = old.model_copy(update={name: getattr(planned.settings, name) for name in kept})
-    _replace(path, new.model_dump_json(indent=1))
+    settings_file.write(planned.folder, new)
     journal = Journal(planned.folder)
     opened = times_opened(told)
     counts = {"before": old.trials, "trials": new.trials, "opened": opened}
@@ -69,10 +67,3 @@ def opening(times: int) -> str:
         return "once"
     nth = "a second time" if times == 2 else f"{times} times"
     return f"{nth} (the search was extended after the answer had been seen)"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

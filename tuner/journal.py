@@ -6,6 +6,7 @@ it. One process writes, the driver; any may read. Version in the first event.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -28,21 +29,30 @@ class Journal:
         self.path = folder / FILE
         if self.path.exists():
             _cut_after_last_whole_line(self.path)
-        self.file = self.path.open("ab")
+        self.file = self.path.open("ab", buffering=0)
 
     def write(self, event: str, *, sync: bool = False, **content: Any) -> Event:
         """Append one event; what cannot be JSON is a TypeError."""
         entry = {"event": event, "time": time.time(), **content}
         text = json.dumps(entry, separators=(",", ":"), allow_nan=True)
-        self.file.write(f"{zlib.crc32(text.encode()):08x} {text}\n".encode())
-        self.file.flush()
+        self._append(f"{zlib.crc32(text.encode()):08x} {text}\n".encode())
         if sync:
             os.fsync(self.file.fileno())
         return entry
 
+    def _append(self, line: bytes) -> None:
+        """The whole line or, where there is no room for it, nothing and an OSError."""
+        start = self.path.stat().st_size
+        try:
+            while line:
+                line = line[self.file.write(line) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.file.truncate(start)
+            raise
+
     def close(self) -> None:
         """Put everything on the disk and close."""
-        self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
 
@@ -69,7 +79,8 @@ def _parse(line: bytes, path: Path, offset: int) -> Event:
         event: Event = json.loads(text)
     except ValueError:
         raise ValueError(
-            f"a journal's lines must match their checksums, got a damaged one at byte {offset} of {path}"
+            f"a journal's lines must match their checksums, got a damaged one at byte {offset} of {path}; "
+            f"`truncate -s {offset} {path}` leaves what was before it, from where --resume goes on"
         ) from None
     return event
 
@@ -175,9 +186,10 @@ def story(folder: Path) -> Story:
     """All that the journal in `folder` tells; raises ValueError where it is damaged or of another version."""
     told = Story()
     for event, _ in read(folder / FILE):
+        if event["event"] == "search" and event.get("version") != VERSION:
+            raise ValueError(
+                f"a journal must be of version {VERSION}, got {event.get('version')} in {folder}: search again under "
+                "another --name, or go on with the kdtune that wrote it"
+            )
         told.add(event)
-    if told.search and told.search.get("version") != VERSION:
-        raise ValueError(
-            f"a journal must be of version {VERSION}, got {told.search.get('version')} in {folder}"
-        )
     return told

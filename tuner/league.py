@@ -7,7 +7,6 @@ goes on with what is not finished. The searches share an MLflow experiment.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,18 @@ from typing import Any
 
 from rich.text import Text
 
-from trainables import methods
-from tuner import baselines, evaluation_report, pairs, plan, report, search, warm
+from trainables import methods, records
+from tuner import (
+    addresses,
+    baselines,
+    evaluation_report,
+    pairs,
+    plan,
+    report,
+    search,
+    settings_file,
+    warm,
+)
 from tuner.control import RECORD, SETTINGS, locked
 from tuner.journal import FILE, Story, story
 from tuner.plan import Plan
@@ -24,6 +33,7 @@ from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
 from tuner.statistics import interval, paired
 
+VERSION = 1  # of league.json
 GAPS = ("test minus plain", "test minus default")
 HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
 BESIDE = {"vanilla": "plain", "vanilla-tuned": "tuned plain", "kd-tuned": "tuned plain KD"}
@@ -65,9 +75,8 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
         )
     plan.check_outside(planned[0])
     folder.mkdir(parents=True, exist_ok=True)
-    searches = [one.settings.model_dump(mode="json") for one in planned]
-    record = {"version": 1, "budget": budget, "searches": searches}
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    shown = [plan.without_secrets(one).settings.model_dump(mode="json") for one in planned]
+    records.write(folder / RECORD, {"budget": budget, "searches": shown}, VERSION)
     console.print(Text(budget))
     with locked(folder):
         return _finish(folder, search.run_all(planned, _command(folder, given)))
@@ -121,14 +130,17 @@ def is_one(name: str, given: dict[str, Any]) -> bool:
 def resume(name: str, given: dict[str, Any]) -> int:
     """Go on with the searches of a league that are not finished; the exit status. ValueError for other settings."""
     folder = _folder(name, given)
-    search.refuse_settings({key: value for key, value in given.items() if key != "out"})
+    uri = given.get("tracking_uri")
+    search.refuse_settings({k: v for k, v in given.items() if k not in ("out", "tracking_uri")})
     planned = []
-    for written in _record(folder)["searches"]:
+    for written in read_record(folder)["searches"]:
         known = folder.parent / written["name"] / SETTINGS
-        settings = search.settings_in(known.parent) if known.is_file() else Settings(**written)
-        planned.append(plan.make(settings.model_copy(update={"out": folder.parent})))
+        settings = settings_file.read(known.parent) if known.is_file() else make(written)
+        place = addresses.completed(settings.tracking_uri, uri)
+        settings = settings.model_copy(update={"out": folder.parent, "tracking_uri": place})
+        planned.append(plan.make(settings))
     with locked(folder):
-        return _finish(folder, search.resume_all(planned, _command(folder, given)))
+        return _finish(folder, search.resume_all(planned, _command(folder, given), uri))
 
 
 def _finish(folder: Path, status: int) -> int:
@@ -169,7 +181,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 def spent_in_words(folder: Path) -> str:
     """What each search might spend, and has spent: of its epochs early stopping saves some more than others."""
-    parts, budget = [], _record(folder).get("budget", "")  # which older leagues do not have
+    parts, budget = [], read_record(folder).get("budget", "")  # which older leagues do not have
     for method, told in _stories(folder):
         trials = told.of_kind("search")
         epochs = sum(len(student.history) for student in trials)
@@ -190,13 +202,18 @@ def tuned_accuracies(folder: Path) -> dict[str, list[float]]:
 
 def _stories(folder: Path) -> Iterator[tuple[str, Story]]:
     """Every search of the league: its method, and what has happened in it."""
-    for written in _record(folder)["searches"]:
+    for written in read_record(folder)["searches"]:
         path = folder.parent / written["name"]
         yield written["method"], story(path) if (path / FILE).exists() else Story()
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+def read_record(folder: Path) -> dict[str, Any]:
+    """The league's searches; raises ValueError, naming the file, where it is damaged."""
+    cure = "resume its searches one by one, each by its own name"
+    record = records.read(folder / RECORD, VERSION, cure)
+    searches = record.get("searches")
+    if not isinstance(searches, list) or not all(isinstance(one, dict) for one in searches):
+        raise ValueError(f"{folder / RECORD} must hold the searches of a league, got none; {cure}")
     return record
 
 

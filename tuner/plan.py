@@ -7,13 +7,10 @@ import itertools
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import torch
 from torch import nn
@@ -37,16 +34,12 @@ from trainables.stages import check as check_stages
 from trainables.stages import parse as parse_stages
 from trainables.targets import Choice, can_keep, choose
 from trainables.teacher_wanted import Wanted
-from tuner import sizes, spaces, strategies
+from tuner import addresses, room, sizes, spaces, strategies
+from tuner.addresses import redacted
 from tuner.objectives import AT_THE_END, Goals, goals
 from tuner.progress import settings_in_words
 from tuner.settings import Settings, bytes_of
 
-DATABASES = (
-    "postgresql",
-    "mysql",
-    "mssql",
-)  # beside sqlite and http, what MLflow stores its runs in
 EARLIEST_STOP = 10  # epochs
 
 
@@ -329,7 +322,21 @@ def check_outside(plan: Plan) -> None:
     _check_machine(plan.settings)
     _check_evaluation(plan)
     _check_writable(plan.out)
-    _check_tracking(plan)
+    room.check(plan.out)
+    check_tracking(plan, offline=plan.settings.tracking_offline)
+
+
+def check_tracking(plan: Plan, *, offline: bool) -> None:
+    """Raise ValueError where MLflow cannot be reached, unless `offline`, or is none."""
+    addresses.check(plan.tracking_uri, _check_writable, offline=offline)
+
+
+def without_secrets(plan: Plan) -> Plan:
+    """The plan as it may be shown and pickled."""
+    uri = plan.settings.tracking_uri
+    if not uri or redacted(uri) == uri:
+        return plan
+    return replace(plan, settings=plan.settings.model_copy(update={"tracking_uri": redacted(uri)}))
 
 
 def _teachers(settings: Settings, source: Source) -> tuple[Wanted, ...]:
@@ -438,46 +445,3 @@ def _check_writable(out: Path) -> None:
         for parent in created:
             if parent.is_dir():
                 parent.rmdir()
-
-
-def _check_tracking(plan: Plan) -> None:
-    uri = plan.tracking_uri
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5) as answer:
-                answer.read()
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403):
-                return  # it lives; credentials come from MLflow's own environment variables
-            raise ValueError(
-                f"--tracking-uri must be an MLflow server that answers, got {redacted(uri)}: {error}"
-            ) from None
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise ValueError(
-                f"--tracking-uri must be a server that can be reached, got {redacted(uri)}: {reason}"
-            ) from None
-    elif parts.scheme == "sqlite":
-        path = uri.removeprefix("sqlite:///")
-        if not path.startswith("/"):
-            raise ValueError(
-                f"--tracking-uri must be absolute, as in sqlite:////folder/mlflow.db, got {uri}"
-            )
-        if Path(path).parent != plan.out:
-            _check_writable(Path(path).parent)
-    elif parts.scheme.partition("+")[0] in DATABASES:
-        return  # the mirror connects, and says so where it cannot
-    else:
-        raise ValueError(
-            f"--tracking-uri must be sqlite:////folder/mlflow.db or http://server, got {uri}: MLflow has given up "
-            "folders of files (mlflow migrate-filestore moves one)"
-        )
-
-
-def redacted(uri: str) -> str:
-    """A URI without its user and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))

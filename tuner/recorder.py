@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from rich.markup import escape
 
+from tuner import room
 from tuner.budgets import REASON, Budgets
 from tuner.journal import Journal
 from tuner.objectives import KNOWN
@@ -37,6 +40,7 @@ class Recorder(tune.Callback):
         self.begun: set[str] = set()
         self.checkpoints: dict[str, list[str]] = {}  # folders of each student, as far as kept
         self.last: dict[str, dict[str, Any]] = {}
+        self.damages: dict[str, str] = {}  # of each student's checkpoints, as far as told
         self.listening = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,6 +70,11 @@ class Recorder(tune.Callback):
         """One epoch."""
         identity = trial.config["id"]
         self.last[identity] = result
+        damage = result.get("damage", "")
+        if damage not in ("", self.damages.get(identity)):
+            self.damages[identity] = damage
+            after = f"goes on with epoch {result['epoch']}"
+            self.board.say(escape(f"{identity} {after}: {damage}"))
         if not result["failed"] and result["epoch"] > self.epochs.get(identity, 0):
             self.epochs[identity] = result["epoch"]
             metrics = {k: v for k, v in result.items() if k in DRIVER_KEYS or is_metric(k)}
@@ -86,6 +95,7 @@ class Recorder(tune.Callback):
         """Finished, stopped early, diverged, or not trained at all."""
         last = self.last.get(trial.config["id"], {})
         if last.get("failed"):
+            self._no_room_is_no_failure(last["failed"])
             self._end(trial, "failed", last["failed"])
         elif last.get("infeasible"):
             self._end(trial, "infeasible", last["infeasible"])
@@ -102,11 +112,19 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Failed for good."""
-        self._end(trial, "failed", reason_of(trial))
+        reason = reason_of(trial)
+        self._no_room_is_no_failure(reason)
+        self._end(trial, "failed", reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Keep the picture fresh."""
         self.board.refresh()
+        room.watch(self.journal.path.parent)
+
+    def _no_room_is_no_failure(self, reason: str) -> None:
+        """A student that could not write is trained later: raises NoRoomError, which ends the search."""
+        if room.lacking(reason, self.journal.path.parent):
+            raise room.NoRoomError(errno.ENOSPC, reason)
 
     def _end(self, trial: Trial, status: str, reason: str = "") -> None:
         identity = trial.config["id"]

@@ -92,7 +92,8 @@ def plan_table(planned: Plan) -> Group:
         + (f", in batches of {planned.batch}" if planned.batch else ""),
         "time": _time(planned, least, most),
         "disk": f"about {2 * (planned.n_trials + n_confirm) * 0.12 + 5:.0f} MB for a student of 16,000 parameters",
-        "tracking": redacted(planned.tracking_uri),
+        "tracking": redacted(planned.tracking_uri)
+        + (", which need not answer" if s.tracking_offline else ""),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="cyan")

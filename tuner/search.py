@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.text import Text
 
 from trainables import teacher as teachers
@@ -21,6 +22,7 @@ from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
 from tuner import (
+    addresses,
     baselines,
     cluster,
     confirm,
@@ -28,6 +30,8 @@ from tuner import (
     ingredients,
     plan,
     report,
+    room,
+    settings_file,
     standings,
     students,
     teaching,
@@ -39,11 +43,12 @@ from tuner.baselines import Beside
 from tuner.control import SETTINGS, locked
 from tuner.interleaving import Strand
 from tuner.journal import FILE, VERSION, Journal, Story, story
+from tuner.mirror import Mirror, behind, deliver_rest
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
-from tuner.settings import Settings
+from tuner.settings import Settings, check_name
 from tuner.students import Interrupted
-from tuner.tracking import Mirror
+from tuner.tracking import LOG, PATIENCE
 
 
 @dataclass
@@ -100,17 +105,18 @@ def _new_folder(planned: Plan) -> None:
     if planned.settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
     places["dataset"] = sources.absolute(planned.settings.dataset)
-    written = planned.settings.model_copy(update=places).model_dump_json(indent=1)
-    (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
+    settings_file.write(planned.folder, planned.settings.model_copy(update=places))
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
     """Go on with an interrupted search where it stopped, or with more trials; the exit status.
 
-    Raises ValueError where there is no such search, or none of its kind.
+    Of a finished one, what MLflow has not got yet is delivered. Raises ValueError where there is no such search, or
+    none of its kind.
     """
+    check_name(name)
     out = Path(given.pop("out", Settings.model_fields["out"].default))
-    trials = given.pop("trials", None)
+    trials, uri = given.pop("trials", None), given.pop("tracking_uri", None)
     refuse_settings(given)
     folder = out.expanduser().resolve() / name
     if not (folder / SETTINGS).is_file():
@@ -118,25 +124,31 @@ def resume(name: str, given: dict[str, Any]) -> int:
         raise ValueError(
             f"--resume must name a search in {folder.parent}, got {name!r}; known: {', '.join(known) or 'none'}"
         )
-    settings, told = settings_in(folder), _told(folder)
+    settings, told = settings_file.read(folder), _told(folder)
     if trials is not None:
         settings = extension.extended(settings, told, trials)
-    elif is_finished(folder):
+    elif is_finished(folder) and not behind(folder, uri):
         raise ValueError(
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}; "
             "--trials N extends it"
         )
-    planned = plan.make(settings.model_copy(update={"out": folder.parent}))
+    places = {"out": folder.parent, "tracking_uri": addresses.completed(settings.tracking_uri, uri)}
+    planned = plan.make(settings.model_copy(update=places))
     if trials is not None:
         extension.check(planned)
         with locked(folder):
             extension.begin(planned, told)
-    return resume_all([planned], command("--resume", planned))
+    return resume_all([planned], command("--resume", planned), uri)
 
 
-def resume_all(planned: Sequence[Plan], resume_command: str) -> int:
-    """Go on with those of some searches, and of what tunes their baselines, that are not finished, side by side."""
+def resume_all(planned: Sequence[Plan], resume_command: str, uri: str | None = None) -> int:
+    """Go on with those of some searches, and of what tunes their baselines, that are not finished, side by side.
+
+    Of those that are, what MLflow has not got yet is delivered. `uri` is MLflow's where it was given again.
+    """
     beside = baselines.beside(planned)
+    late = [one for one in planned if is_finished(one.folder) and behind(one.folder, uri)]
+    delivered = [_deliver_rest(one) for one in late]
     stories = {one.name: _told(one.folder) for one in (*planned, *beside.plans)}
     plans = [
         one if teaching.remembered(stories[one.name]) else teaching.resolved(one)
@@ -144,7 +156,7 @@ def resume_all(planned: Sequence[Plan], resume_command: str) -> int:
         if not is_finished(one.folder)
     ]
     if not plans:
-        return 0
+        return max(delivered, default=0)
     boards = standings.boards([one.name for one in plans])
     facts = _open(plans, boards)
     for one, board in zip(plans, boards, strict=True):
@@ -152,11 +164,6 @@ def resume_all(planned: Sequence[Plan], resume_command: str) -> int:
         if not (one.folder / SETTINGS).is_file():
             _new_folder(one)
     return _carry_out(_underway(plans, facts, boards, beside), resume_command)
-
-
-def settings_in(folder: Path) -> Settings:
-    """A search's settings as it was started with them."""
-    return Settings.model_validate_json((folder / SETTINGS).read_text(encoding="utf-8"))
 
 
 def is_finished(folder: Path) -> bool:
@@ -176,6 +183,17 @@ def _underway(
         Underway(one, facts, board, beside.of.get(one.name, ""), one.name not in only_searched)
         for one, board in zip(plans, boards, strict=True)
     ]
+
+
+def _deliver_rest(planned: Plan) -> int:
+    """Of a search that has ended; raises ValueError where nobody answers."""
+    uri = planned.tracking_uri
+    plan.check_tracking(planned, offline=False)
+    with locked(planned.folder):
+        mirror, board = Mirror(planned.folder, uri, planned.artifacts), Board()
+        complete = deliver_rest(mirror, board)
+        board.say(report.where_to_look(planned, mirror.runs()))
+    return 0 if complete else 1
 
 
 def refuse_settings(given: dict[str, Any]) -> None:
@@ -227,25 +245,34 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
         for one in searches:
             locks.enter_context(locked(one.planned.folder))
             one.journal = Journal(one.planned.folder)
+        uri, problem = first.tracking_uri, None
+        for one in searches:
+            one.planned = plan.without_secrets(one.planned)
         try:
             n_cpus = first.slots * first.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
                 for one in searches:
                     _make_ready(one)
                 folder, *others = (one.planned.folder for one in searches)
-                mirror = Mirror(folder, first.tracking_uri, first.artifacts, others)
+                patience = 0 if first.settings.tracking_offline else PATIENCE
+                mirror = Mirror(folder, uri, first.artifacts, others, patience=patience)
                 status = _search_and_confirm(searches)
         except Interrupted as interrupted:
             _close_all(searches, "interrupted")
             board.say(f"Interrupted. Go on with: {resume_command}")
             status = 128 + interrupted.signal
-        except BaseException:
-            _close_all(searches, "failed")
-            raise
+        except BaseException as error:
+            problem = room.cause(error, first.folder)
+            with suppress(OSError) if problem else nullcontext():
+                _close_all(searches, "interrupted" if problem else "failed")
+            if problem is None:
+                raise
+            board.say(escape(room.in_words(first.folder, problem, resume_command)))
+            status = 1
         finally:
             for one in searches:
                 one.journal.close()
-            if mirror:
+            if mirror and problem is None:  # without room the mirror goes on alone
                 _farewell(mirror, board, first)
     return status
 
@@ -479,10 +506,13 @@ def _farewell(mirror: Mirror, board: Board, planned: Plan) -> None:
         complete = mirror.finish()
     if not complete:
         board.say(
-            f"MLflow has not got everything ({mirror.trouble() or 'no answer'}); nothing is lost: "
-            f"{planned.folder / FILE} holds it"
+            escape(f"MLflow has not got everything yet ({mirror.trouble()}); nothing is lost: ")
+            + f"{command('--resume', planned)} delivers the rest"
         )
-    board.say(report.where_to_look(planned, mirror.runs()))
+    state = mirror.runs()
+    if state.refused:
+        board.say(f"MLflow did not take {state.refused} records: {planned.folder / LOG} says why")
+    board.say(report.where_to_look(planned, state))
 
 
 def command(flag: str, planned: Plan) -> str:

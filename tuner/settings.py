@@ -196,7 +196,13 @@ class Settings(BaseModel):
     experiment: str | None = (
         None  # MLflow's, shared by the searches of a league; else the search's name
     )
-    tracking_uri: str | None = Field(None, description="MLflow's (default: OUT/mlflow.db)")
+    tracking_uri: str | None = Field(
+        None, description="MLflow's (default: KDTUNE_TRACKING_URI's, or OUT/mlflow.db)"
+    )
+    tracking_offline: bool = Field(
+        False,
+        description="search although the tracking server does not answer; --resume NAME delivers the records later",
+    )
 
     @field_validator("teacher", mode="before")
     @classmethod
@@ -262,6 +268,14 @@ class Settings(BaseModel):
         return path
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError where a name cannot be a search's, whose folder is called by it."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"--resume must name a search: 1 to 100 letters, digits, '.', '_' or '-', got {name!r}"
+        )
+
+
 def bytes_of(size: str) -> int:
     """`500MB` or `4GB` in bytes; raises ValueError for anything else."""
     number = SIZE.fullmatch(size.strip())
@@ -294,7 +308,7 @@ GROUPS = {
         *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
         *("precision", "memory_format", "cache_size", "no_cache"),
     ),
-    "the records": ("out", "name", "tracking_uri"),
+    "the records": ("out", "name", "tracking_uri", "tracking_offline"),
 }
 
 

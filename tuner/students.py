@@ -15,6 +15,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from rich.markup import escape
 
 from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial, not_trained
@@ -86,7 +87,7 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> list[St
         cells = planned.grid if planned.search == "grid" else [planned.published]
         configs = [trial_config(planned, number, cell) for number, cell in enumerate(cells)]
         waiting = [s.id for s in past if _waits(s, scheduler)]
-        searcher = Listed(unfinished(planned, configs, past, waiting), budgets.refuses)
+        searcher = Listed(unfinished(planned, configs, past, board, waiting), budgets.refuses)
         if planned.batch:
             searcher = InBatches(searcher, planned.batch)
     else:
@@ -105,7 +106,7 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> list[St
         )
         optuna_search.learn(warm.lessons(board.story))
         made = InBatches(optuna_search, planned.batch) if planned.batch else optuna_search
-        made.replay([_as_past(planned, student, scheduler) for student in past])
+        made.replay([_as_past(planned, student, scheduler, board) for student in past])
         searcher = made
     n_ended = len([s for s in past if _ended(s)])
     if n_ended == planned.n_trials or (budgets.over and past and n_ended == len(past)):
@@ -249,6 +250,7 @@ def unfinished(
     planned: Plan,
     configs: Sequence[Config],
     past: Sequence[Student],
+    board: Board,
     waiting: Collection[str] = (),
 ) -> list[Config]:
     """The configs of students that have not ended, to be gone on with from their newest checkpoint.
@@ -258,37 +260,56 @@ def unfinished(
     known = {student.id: student for student in past}
     again = {student.id: len(student.history) for student in past if student.id in waiting}
     return [
-        with_checkpoint(planned, config, before=again.get(config["id"]))
+        with_checkpoint(
+            planned,
+            config,
+            again.get(config["id"], _next_epoch(known.get(config["id"]))),
+            board.say,
+        )
         for config in configs
         if config["id"] not in known or not _ended(known[config["id"]])
     ]
 
 
-def with_checkpoint(planned: Plan, config: Config, before: int | None = None) -> Config:
-    """A config that goes on from its student's newest good checkpoint, if there is one; `before` an epoch, if given."""
-    found = newest_checkpoint(planned, config["id"], before)
+def _next_epoch(student: Student | None) -> int:
+    """The first epoch that the journal does not tell of: a journal cut short may be behind the checkpoints."""
+    return 1 + (len(student.history) if student else 0)
+
+
+def with_checkpoint(
+    planned: Plan, config: Config, before: int, say: Callable[[str], None]
+) -> Config:
+    """A config that goes on from its student's newest good checkpoint of an epoch `before` that one, if any."""
+    found = newest_checkpoint(planned, config["id"], before, say)
     return {**config, "restore_from": str(found)} if found else config
 
 
-def newest_checkpoint(planned: Plan, identity: str, before: int | None = None) -> Path | None:
+def newest_checkpoint(
+    planned: Plan,
+    identity: str,
+    before: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path | None:
     """The newest checkpoint of a student that can be read, of an epoch `before` that one where it is given."""
     good = [
         (epoch, folder)
-        for folder, epoch in checkpoints(planned, identity).items()
+        for folder, epoch in checkpoints(planned, identity, say).items()
         if before is None or epoch < before
     ]
     return max(good)[1] if good else None
 
 
-def checkpoints(planned: Plan, identity: str) -> dict[Path, int]:
-    """A student's checkpoints that can be read, with their epochs."""
+def checkpoints(
+    planned: Plan, identity: str, say: Callable[[str], None] = lambda _: None
+) -> dict[Path, int]:
+    """A student's checkpoints that can be read, with their epochs; the others are said."""
     folders = (planned.folder / CHECKPOINTS).glob(f"{identity}/checkpoint_*/{STATE}")
     good = {}
     for path in sorted(folders):
         try:
             good[path.parent] = int(read_state(path.parent)["epoch"])
-        except ValueError:
-            continue
+        except ValueError as error:
+            say(escape(f"{identity}: {error}; it goes on from an earlier one"))
     return good
 
 
@@ -392,12 +413,12 @@ def _ended(student: Student) -> bool:
 
 
 def _as_past(
-    planned: Plan, student: Student, scheduler: TrialScheduler
+    planned: Plan, student: Student, scheduler: TrialScheduler, board: Board
 ) -> tuple[Config, dict[str, Any] | None, bool]:
     config = trial_config(planned, student.number, student.hyper)
     if not _ended(student):
-        before = len(student.history) if _waits(student, scheduler) else None
-        return with_checkpoint(planned, config, before), None, False
+        before = len(student.history) if _waits(student, scheduler) else _next_epoch(student)
+        return with_checkpoint(planned, config, before, board.say), None, False
     if student.status == "infeasible":
         return config, not_trained(config), False
     results = _as_results(student)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from trainables import methods, models
 from trainables import teacher as teachers
+from trainables.champion import read_record
 from trainables.data.splits import Facts
 from trainables.recipe import Recipe
 from trainables.teacher import Teacher
 from trainables.teacher_ready import folder_of, joined, ready
 from trainables.teacher_training import progress, recipe_of
-from trainables.teacher_wanted import Wanted
+from trainables.teacher_wanted import REGISTRY, Wanted
 from tuner import plan, tracking
 from tuner.journal import Event, Journal, Story
 from tuner.plan import Plan
 from tuner.progress import Board, duration
 
+LIBRARIES = re.compile(r"[^:]+|(torchvision|timm):.+")  # networks whose code is known
 FOLDER = "teachers"  # below the output folder, shared by its searches
 Once = Callable[..., Any]  # (function, *arguments, meanwhile=): its answer, run on the cluster
 
@@ -42,16 +46,16 @@ def _fetched(planned: Plan, wanted: Wanted) -> Wanted:
     root = planned.out / FOLDER / "registry"
     folder = tracking.fetch(wanted.uri, planned.tracking_uri, root)
     for path in folder.rglob("champion.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path.parent)
         if methods.load(record["method"]).deploy is not None:
             raise ValueError(
                 f"a teacher must be one network, got a student with {record['method']}'s adapter: {wanted.uri}"
             )
         file = str(path.with_name("champion.safetensors"))
-        return replace(wanted, model=record["student"], file=file)
+        return replace(wanted, model=named(record["student"], wanted), file=file)
     for path in folder.rglob(teachers.RECORD):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return replace(wanted, model=record["model"], file=str(path.with_name(teachers.WEIGHTS)))
+        model = named(teachers.read_record(path.parent)["model"], wanted)
+        return replace(wanted, model=model, file=str(path.with_name(teachers.WEIGHTS)))
     pickled = next(folder.rglob("model.pth"), None)
     if pickled is None or not wanted.model:
         raise ValueError(
@@ -59,6 +63,16 @@ def _fetched(planned: Plan, wanted: Wanted) -> Wanted:
             f"NAME:mlflow:{wanted.uri}, got {wanted.text!r}"
         )
     return replace(wanted, file=str(pickled))
+
+
+def named(model: str, wanted: Wanted) -> str:
+    """The network that a fetched record names; one made by code outside must have been named by the user too."""
+    if not LIBRARIES.fullmatch(model) and model != wanted.model:
+        raise ValueError(
+            f"a registered model's own code must be asked for by name, as {model}:{REGISTRY}{wanted.uri}, got "
+            f"{wanted.text!r}"
+        )
+    return model
 
 
 def remembered(told: Story) -> Teacher | None:
@@ -102,6 +116,9 @@ def _member(planned: Plan, wanted: Wanted, facts: Facts, board: Board, once: Onc
     folder = folder_of(wanted, facts, recipe, root)
     where = f"{root.name}/{folder.name}"
     known = teachers.find(folder) is not None
+    damage = teachers.damage(folder)
+    if damage:
+        board.say(escape(f"teacher: {damage}"))
     work = (ready, wanted, facts, recipe, root, planned.settings.trust_pickle)
     started = time.monotonic()
     if known or wanted.file or wanted.weights:

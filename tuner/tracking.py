@@ -1,9 +1,10 @@
 """What MLflow gets to see: a mirror of the journal, made by a process of its own. The only file that imports mlflow.
 
-The driver never waits for MLflow: it writes its journal, and the mirror (`python -m tuner.tracking FOLDER URI`)
-delivers what it finds there, however slow the server. The mirror ends when the driver's end of its standard input
-closes, for whatever reason, and then leaves no run RUNNING. How far it came is kept in tracking.json, and everything
-that it does may be done twice: a restarted mirror delivers the rest, once.
+The driver never waits for MLflow: it writes its journal, and the mirror (`python -m tuner.tracking FOLDER ARTIFACTS
+PATIENCE`, which mirror.py starts) delivers what it finds there, however slow the server. The mirror ends when the
+driver's end of its standard input closes, for whatever reason, and then leaves no run RUNNING. How far it came is kept
+in tracking.json, and everything that it does may be done twice: a restarted mirror delivers the rest, once. What MLflow
+will never take (a run deleted by hand, a file that is gone) is noted in tracking.log and left out.
 
 Trial runs lie flat, grouped by the tags kd.search, kd.method and kd.kind. Statuses: finished -> FINISHED, stopped
 early, infeasible and interrupted -> KILLED, diverged and failed -> FAILED; the tag kd.status tells them apart. Trials
@@ -13,91 +14,44 @@ on the Pareto front have the tag kd.pareto.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
+import math
 import os
 import select
-import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainables import records
 from trainables.models import slug
+from tuner import addresses
 from tuner.journal import FILE, Event, read
 from tuner.objectives import KNOWN
 
 STATE = "tracking.json"
 LOG = "tracking.log"
+LOCK = "tracking.lock"
+VERSION = 1  # of tracking.json
+CURE = "MLflow is asked what it has"  # where that is damaged
+REFUSAL = "INVALID_PARAMETER_VALUE"  # what no later try will change; a server in trouble says other things
 STATUS = {"finished": "FINISHED"} | dict.fromkeys(
     ("stopped", "infeasible", "interrupted"), "KILLED"
 )
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
 PATIENCE = 60.0  # seconds that the end of a search waits for a server that does not answer
 POLL = 0.5  # seconds
-# What torch.export raises for a network that it cannot follow, and a folder that is gone; a server's are others.
-EXPORT_ERRORS = (RuntimeError, TypeError, AttributeError, FileNotFoundError)
+# What torch.export raises for a network that it cannot follow, and what a folder is that is gone or damaged; a
+# server's errors are others.
+CANNOT_BE_LOGGED = (RuntimeError, TypeError, AttributeError, FileNotFoundError, ValueError)
 MAX_METRICS = 1000  # of one log_batch
 REPLAY = "kd.replay"  # the tag that holds what a student was made of
 CHANGE = "kd.change."  # and those of a population's changes, by epoch
 MAX_TAG = 5000  # characters; older servers take no more
-
-
-class Mirror:
-    """The driver's handle on the mirroring process, one for a search and the `others` beside it."""
-
-    def __init__(
-        self, folder: Path, uri: str, artifacts: Path, others: Iterable[Path] = ()
-    ) -> None:
-        self.folder = folder
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-        environment["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "20"
-        environment["GIT_PYTHON_REFRESH"] = "quiet"
-        environment["KDTUNE_TRACKING_URI"] = uri  # not an argument: it may hold a password
-        with (folder / LOG).open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-W",
-                    "ignore",
-                    "-m",
-                    "tuner.tracking",
-                    str(folder),
-                    str(artifacts),
-                    *map(str, others),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C in the terminal is for the driver
-            )
-
-    def finish(self, patience: float = PATIENCE + 30) -> bool:
-        """Let the mirror deliver the rest and end; whether all was delivered."""
-        if self.process.stdin:
-            self.process.stdin.close()
-        try:
-            return self.process.wait(patience) == 0
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            return False
-
-    def trouble(self) -> str:
-        """Why nothing has been delivered, where the mirror has ended by itself; else nothing."""
-        if self.process.poll() is None:
-            return ""
-        lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        return lines[-1] if lines else f"exit status {self.process.returncode}"
-
-    def runs(self) -> State:
-        """What has been delivered so far."""
-        return State.load(self.folder / STATE)
 
 
 @dataclass
@@ -111,19 +65,31 @@ class State:
     )  # student's id, or "" for the search -> run id
     open: list[str] = field(default_factory=list)  # ids of runs that are RUNNING
     model_version: str = ""
+    store: str = ""  # the tracking URI, without secrets, where all this is
+    refused: int = 0  # records that MLflow did not take, whatever the reason
 
     @classmethod
-    def load(cls, path: Path) -> State:
-        """The state in a file; a fresh one where it is missing or damaged (all may be done twice)."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+    def load(cls, path: Path, say: Callable[[str], None] = lambda _: None) -> State:
+        """The state in a file; a fresh one where it is missing or, which is said, damaged: all may be done twice."""
+        try:
+            return cls(**records.read(path, VERSION, CURE))
+        except FileNotFoundError:
+            return cls()
+        except ValueError as error:
+            say(str(error))
+        except TypeError as error:
+            say(f"{path} must be whole, got a damaged file ({error}); {CURE}")
         return cls()
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        temporary.write_text(records.text(asdict(self), VERSION), encoding="utf-8")
         temporary.replace(path)
+
+
+class RefusedError(Exception):
+    """What can never be delivered: the rest of the journal must not wait for it."""
 
 
 class Delivery:
@@ -139,13 +105,19 @@ class Delivery:
         self.mlflow, self.client = mlflow, MlflowClient()
         self.folder, self.uri, self.artifacts = folder, uri, artifacts
         self.state_path = folder / STATE
-        self.state = State.load(self.state_path)
+        self.state = State.load(self.state_path, note)
+        store = addresses.redacted(uri)
+        if self.state.store not in ("", store):  # MLflow has moved, or another one was asked for
+            self.state = State()
+        self.state.store = store
         self.search: Event = {}
         self.task: Event = {}
+        self.created: set[str] = set()  # ids of runs that are new
 
-    def deliver(self) -> bool:
-        """Bring MLflow up to the journal's end; whether there was anything new."""
-        events = list(read(self.folder / FILE, self.state.offset))
+    def deliver(self, until: float = math.inf) -> bool:
+        """Bring MLflow up to the journal's end, or to byte `until`; whether there was anything new."""
+        unread = read(self.folder / FILE, self.state.offset)
+        events = [(event, offset) for event, offset in unread if offset <= until]
         if not events:
             return False
         metrics: dict[str, list[Any]] = {}
@@ -154,7 +126,7 @@ class Delivery:
                 metrics.setdefault(event["id"], []).extend(self._metrics(event))
                 continue
             self._log(metrics)
-            self._handle(event)
+            self._unless_refused(self._handle, event)
             self.state.offset = offset
             self.state.save(self.state_path)
         self._log(metrics)
@@ -165,54 +137,82 @@ class Delivery:
     def close(self, status: str = "KILLED") -> None:
         """Leave no run RUNNING."""
         for key in list(self.state.open):
-            self.client.set_tag(self.state.runs[key], "kd.status", "interrupted")
-            self._terminate(key, status)
+            self._unless_refused(self._tag, key, "kd.status", "interrupted")
+            self._unless_refused(self._terminate, key, status)
+            if key in self.state.open:  # refused
+                self.state.open.remove(key)
+
+    def _unless_refused(self, deliver: Callable[..., None], *what: Any) -> None:
+        """Deliver something; where that can never be, note it and let it be: the rest does not wait for it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            deliver(*what)
+        except (MlflowException, RefusedError) as error:
+            if getattr(error, "error_code", REFUSAL) != REFUSAL:
+                raise
+            note(f"refused: {addresses.hushed(str(error), self.uri)[:500]}")
+            self.state.refused += 1
+
+    def _run_of(self, key: str) -> str:
+        """The run of a student, or of the search (key "")."""
+        if key not in self.state.runs:
+            raise RefusedError(f"there is no run of {key or 'the search'}")
+        return self.state.runs[key]
+
+    def _tag(self, key: str, name: str, value: str) -> None:
+        self.client.set_tag(self._run_of(key), name, value[:5000])
 
     def _handle(self, event: Event) -> None:
-        kind = event["event"]
-        if kind == "search":
-            self._start_search(event)
-        elif kind == "resumed":
-            self._run("", self._search_event()["name"], event["time"], {})
-        elif kind == "task":
-            self.task = event
-        elif kind == "student":
-            self._start_student(event)
-        elif kind == "changed":
-            told = {"from": event["from"], "hyper": event["hyper"]}
-            name = f"{CHANGE}{event['epoch']:05d}"
-            self.client.set_tag(self.state.runs[event["id"]], name, json.dumps(told))
-        elif kind == "end":
-            self.client.set_tag(self.state.runs[event["id"]], "kd.status", event["status"])
-            if event.get("reason"):
-                self.client.set_tag(
-                    self.state.runs[event["id"]], "kd.reason", event["reason"][:5000]
-                )
-            self._terminate(event["id"], STATUS.get(event["status"], "FAILED"))
-        elif kind == "summary" or (kind == "judged" and event["id"] in self.state.runs):
-            self._log({event["id"]: self._metrics(event)})
-        elif kind == "file":
-            self.client.log_artifact(
-                self.state.runs[event["id"]], event["path"], event.get("folder")
-            )
-        elif kind == "model":
-            self._log_model(event)
-        elif kind == "teacher":
-            self._link_teacher(event)
-        elif kind == "front":
-            for identity in event["ids"]:
-                self.client.set_tag(self.state.runs[identity], "kd.pareto", "true")
-        elif kind == "budget":
-            self.client.set_tag(self.state.runs[""], "kd.ended_by", event["reason"])
-        elif kind == "extended":
-            self.state.model_version = ""  # the champion may be another, and is registered anew
-            words = f"from {event['before']} to {event['trials']} trials"
-            self.client.set_tag(self.state.runs[""], "kd.extended", words)
-        elif kind == "close":
-            self.client.set_tag(self.state.runs[""], "kd.status", event["status"])
-            self._terminate("", STATUS.get(event["status"], "FAILED"))
+        """Do what `_on_KIND` says; events without one are not MLflow's business."""
+        on = getattr(self, f"_on_{event['event']}", None)
+        if on is not None:
+            on(event)
 
-    def _start_search(self, event: Event) -> None:
+    def _on_resumed(self, event: Event) -> None:
+        self._run("", self._search_event()["name"], event["time"], {})
+
+    def _on_task(self, event: Event) -> None:
+        self.task = event
+
+    def _on_changed(self, event: Event) -> None:
+        told = {"from": event["from"], "hyper": event["hyper"]}
+        self._tag(event["id"], f"{CHANGE}{event['epoch']:05d}", json.dumps(told))
+
+    def _on_end(self, event: Event) -> None:
+        self._tag(event["id"], "kd.status", event["status"])
+        if event.get("reason"):
+            self._tag(event["id"], "kd.reason", event["reason"])
+        self._terminate(event["id"], STATUS.get(event["status"], "FAILED"))
+
+    def _on_summary(self, event: Event) -> None:
+        self._log({event["id"]: self._metrics(event)})
+
+    def _on_judged(self, event: Event) -> None:
+        if event["id"] in self.state.runs:
+            self._log({event["id"]: self._metrics(event)})
+
+    def _on_file(self, event: Event) -> None:
+        if not Path(event["path"]).exists():
+            raise RefusedError(f"{event['path']} is gone")
+        self.client.log_artifact(self._run_of(event["id"]), event["path"], event.get("folder"))
+
+    def _on_front(self, event: Event) -> None:
+        for identity in event["ids"]:
+            self._tag(identity, "kd.pareto", "true")
+
+    def _on_budget(self, event: Event) -> None:
+        self._tag("", "kd.ended_by", event["reason"])
+
+    def _on_extended(self, event: Event) -> None:
+        self.state.model_version = ""  # the champion may be another, and is registered anew
+        self._tag("", "kd.extended", f"from {event['before']} to {event['trials']} trials")
+
+    def _on_close(self, event: Event) -> None:
+        self._tag("", "kd.status", event["status"])
+        self._terminate("", STATUS.get(event["status"], "FAILED"))
+
+    def _on_search(self, event: Event) -> None:
         self.search = event
         self.state.experiment = self._experiment(event["experiment"])
         description = event["description"]
@@ -222,7 +222,7 @@ class Delivery:
         self._params(run_id, {**settings, **event["facts"]})
         self.client.set_experiment_tag(self.state.experiment, "mlflow.note.content", description)
 
-    def _start_student(self, event: Event) -> None:
+    def _on_student(self, event: Event) -> None:
         tags = {
             "kd.kind": event["kind"],
             "kd.role": event["role"],
@@ -255,6 +255,7 @@ class Delivery:
                 self.state.experiment, int(when * 1000), {**method, **tags, **identity}, name
             )
             run_id = created.info.run_id
+            self.created.add(run_id)
         else:
             self.client.update_run(run_id, status="RUNNING")
         self.state.runs[key] = run_id
@@ -282,14 +283,16 @@ class Delivery:
         return self.task
 
     def _terminate(self, key: str, status: str) -> None:
-        self.client.set_terminated(self.state.runs[key], status)
+        self.client.set_terminated(self._run_of(key), status)
         if key in self.state.open:
             self.state.open.remove(key)
 
     def _params(self, run_id: str, values: dict[str, Any]) -> None:
+        """Log those that the run does not have yet: they can never be changed there."""
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)) for key, value in values.items()]
+        known = {} if run_id in self.created else self.client.get_run(run_id).data.params
+        params = [Param(key, str(value)) for key, value in values.items() if key not in known]
         for some in _chunks(params, 100):
             self.client.log_batch(run_id, params=some)
 
@@ -304,42 +307,55 @@ class Delivery:
         ]
 
     def _log(self, metrics: dict[str, list[Any]]) -> None:
+        """What is delivered again, MLflow tells by key, step, time and value, and keeps once."""
+
+        def log(key: str, some: list[Any]) -> None:
+            self.client.log_batch(self._run_of(key), metrics=some)
+
         for key, values in metrics.items():
             for some in _chunks(values, MAX_METRICS):
-                self.client.log_batch(self.state.runs[key], metrics=some)
+                self._unless_refused(log, key, some)
         metrics.clear()
 
-    def _log_model(self, event: Event) -> None:
+    def _on_model(self, event: Event) -> None:
         """The champion as an MLflow model: images in [0, 1] in, logits out; registered under its alias."""
         if self.state.model_version:
             return
-        from trainables.champion import WEIGHTS, load_champion
-
-        folder = Path(event["folder"])
-        model = load_champion(folder)
-        record = json.loads((folder / "champion.json").read_text(encoding="utf-8"))
-        logged = self._log_network(
-            model,
-            record["facts"],
-            event["registered_as"],
-            "model",
-            [folder / WEIGHTS, folder / "champion.json"],
-            [record["student"], record["teacher"]],
-        )
-        version = str(logged.registered_model_version)
+        try:
+            version = self._champion_version(event)
+        except CANNOT_BE_LOGGED as error:
+            self._tag("", "kd.model", f"not registered: {error}")
+            return
         self._crown(event["registered_as"], version, event["accuracy"], event["split_hash"])
         self.state.model_version = version
+
+    def _champion_version(self, event: Event) -> str:
+        """The registered version of this search's champion: the one that it has already, or a new one."""
+        from trainables.champion import RECORD, WEIGHTS, load_champion, read_record
+
+        folder, run_id = Path(event["folder"]), self._run_of("")
+        record = read_record(folder)
+        of_it = f"run_id = '{run_id}' and tags.`kd.sha256` = '{record['sha256']}'"
+        known = self.client.search_model_versions(f"name = '{event['registered_as']}' and {of_it}")
+        if known:
+            return str(known[0].version)
+        files = [folder / WEIGHTS, folder / RECORD]
+        networks = [record["student"], record["teacher"]]
+        model = load_champion(folder)
+        logged = self._log_network(model, record["facts"], "model", files, networks)
+        tags = {"kd.sha256": record["sha256"]}  # there with the version or not at all
+        made = self.mlflow.register_model(logged.model_uri, event["registered_as"], tags=tags)
+        return str(made.version)
 
     def _log_network(
         self,
         model: Any,
         shape: dict[str, Any],
-        registered_as: str | None,
         name: str,
         files: list[Path],
         networks: list[str],
     ) -> Any:
-        """Log a network that gives logits, with `files` beside it, in the search's run; register it where named."""
+        """Log a network that gives logits, with `files` beside it, in the search's run."""
         import mlflow.pytorch
         import numpy as np
         import torch
@@ -351,7 +367,7 @@ class Delivery:
         with torch.no_grad():
             answer = model(torch.from_numpy(example)).numpy()
         try:
-            with self.mlflow.start_run(run_id=self.state.runs[""]):
+            with self.mlflow.start_run(run_id=self._run_of("")):
                 return mlflow.pytorch.log_model(
                     model,
                     name=name,
@@ -359,24 +375,23 @@ class Delivery:
                     signature=infer_signature(example, answer),
                     pip_requirements=requirements(networks),
                     extra_files=[str(path) for path in files],
-                    registered_model_name=registered_as,
                 )
         finally:  # the search itself goes on
-            self.client.update_run(self.state.runs[""], status="RUNNING")
+            self.client.update_run(self._run_of(""), status="RUNNING")
 
-    def _link_teacher(self, event: Event) -> None:
+    def _on_teacher(self, event: Event) -> None:
         """Register the teacher, or each of an ensemble, unless it is known, and name it in the search's run."""
         from mlflow.entities import LoggedModelInput
 
-        run_id = self.state.runs[""]
+        run_id = self._run_of("")
         members = zip(event["members"] or [event], event["registered_as"], strict=True)
         try:
             versions = [
                 self._teacher_version(Path(member["folder"]), member["sha256"], name)
                 for member, name in members
             ]
-        except EXPORT_ERRORS as error:  # the rest of the journal must not wait for it
-            self.client.set_tag(run_id, "kd.teacher", f"not registered: {error}"[:5000])
+        except CANNOT_BE_LOGGED as error:  # the rest of the journal must not wait for it
+            self._tag("", "kd.teacher", f"not registered: {error}")
             return
         links = ", ".join(f"models:/{version.name}/{version.version}" for version in versions)
         self.client.set_tag(run_id, "kd.teacher", links)
@@ -386,8 +401,6 @@ class Delivery:
 
     def _teacher_version(self, folder: Path, sha256: str, name: str) -> Any:
         """The registered version of these weights; made by the first who comes, others wait for it."""
-        import fcntl
-
         from trainables.models.normalized import LogitsOnly
         from trainables.teacher import RECORD, WEIGHTS, load_alone
 
@@ -400,7 +413,7 @@ class Delivery:
             network, record = load_alone(folder)
             model = LogitsOnly(network).eval()
             files = [folder / WEIGHTS, folder / RECORD]
-            logged = self._log_network(model, record, None, "teacher", files, [record["model"]])
+            logged = self._log_network(model, record, "teacher", files, [record["model"]])
             told = ("accuracy", "temperature", "source", "split_hash", "sha256")
             tags = {f"kd.{key}": str(record[key]) for key in told}
             return self.mlflow.register_model(logged.model_uri, name, tags=tags)
@@ -470,6 +483,8 @@ def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
 
     name, at, alias = uri.removeprefix("models:/").partition("@")
     try:
+        os.environ |= addresses.environment(tracking_uri)
+        mlflow.set_tracking_uri(addresses.login(tracking_uri).uri)
         client = mlflow.MlflowClient()
         if at:
             version = client.get_model_version_by_alias(name, alias).version
@@ -479,9 +494,8 @@ def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
         folder = root / slug(f"{name}-{version}")
         mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder))
     except (MlflowException, OSError) as error:
-        raise ValueError(
-            f"--teacher must be in MLflow's registry, got {uri}: {in_short(error)}"
-        ) from None
+        reason = addresses.hushed(str(error), tracking_uri)[:300]
+        raise ValueError(f"--teacher must be in MLflow's registry, got {uri}: {reason}") from None
     return folder
 
 
@@ -495,25 +509,44 @@ def driver_gone(timeout: float) -> bool:
     return bool(ready) and not os.read(sys.stdin.fileno(), 1)
 
 
+def note(text: str) -> None:
+    """One line for tracking.log; nothing where its disk is full."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%X')} {text}", flush=True)
+
+
 def main() -> int:
     """Mirror until the driver is gone and all is delivered; 0 where nothing is left undone."""
-    folder, artifacts, *others = map(Path, sys.argv[1:])
-    uri = os.environ["KDTUNE_TRACKING_URI"]
-    deliveries = [Delivery(one, uri, artifacts) for one in (folder, *others)]
+    folder, artifacts, *others = map(Path, (sys.argv[1], sys.argv[2], *sys.argv[4:]))
+    with contextlib.ExitStack() as locks:
+        for one in (folder, *others):  # the mirror of a driver that was killed may still be at it
+            fcntl.flock(locks.enter_context((one / LOCK).open("w")), fcntl.LOCK_EX)
+        uri = os.environ[addresses.VARIABLES[0]]
+        return mirror([folder, *others], uri, artifacts, float(sys.argv[3]))
+
+
+def mirror(folders: list[Path], uri: str, artifacts: Path, patience: float) -> int:
+    """What `main` does, with nobody else at it; gives up `patience` seconds after the driver has gone.
+
+    What a next driver writes is left to that one's mirror.
+    """
+    deliveries: dict[Path, Delivery] = {}
     failures, gone, deadline = 0, False, 0.0
+    ends = dict.fromkeys(folders, math.inf)
     while True:
         try:
-            news = [delivery.deliver() for delivery in deliveries]
+            for folder in folders:
+                deliveries[folder] = deliveries.get(folder) or Delivery(folder, uri, artifacts)
+            news = [deliveries[folder].deliver(ends[folder]) for folder in folders]
             if gone and not any(news):
-                for delivery in deliveries:
+                for delivery in deliveries.values():
                     delivery.close()
                     delivery.state.save(delivery.state_path)
                 return 0
             failures = 0
         except Exception as error:  # whatever a server can do wrong: note it, wait, try again
-            print(
-                f"{time.strftime('%X')} not delivered: {' '.join(str(error).split())[:500]}",
-                flush=True,
+            note(
+                f"not delivered: {addresses.hushed(str(error), uri)[:500] or type(error).__name__}"
             )
             failures += 1
             if gone and time.monotonic() > deadline:
@@ -522,7 +555,8 @@ def main() -> int:
         if gone:
             time.sleep(pause if failures else 0)
         elif driver_gone(pause):
-            gone, deadline = True, time.monotonic() + PATIENCE
+            gone, deadline = True, time.monotonic() + patience
+            ends = {folder: (folder / FILE).stat().st_size for folder in folders}
 
 
 if __name__ == "__main__":

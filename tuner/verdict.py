@@ -19,7 +19,7 @@ from trainables.teacher import Teacher
 from trainables.trainable import Task
 from tuner import baselines, cluster, confirm, extension, judging, standing, students
 from tuner.confirm import BASELINES, Contender, seeds
-from tuner.journal import Journal, Story
+from tuner.journal import Journal, Story, Student
 from tuner.judging import Candidate, Paper
 from tuner.plan import Plan
 from tuner.progress import Board
@@ -53,7 +53,7 @@ def judge(
         board.take(journal.write("test_opened", sync=True, roles=list(rows), winner=winner.role))
         how_often = extension.opening(extension.times_opened(told))
         board.say(f"test set opened {how_often}, for " + ", ".join(rows) + " and the teacher")
-    _measure(planned, task, candidates(planned, task, rows, champion), journal, board, submit)
+    _measure(planned, task, candidates(planned, task, told, rows, champion), journal, board, submit)
     answer = {
         "winner": winner.role,
         "trial": winner.trial,
@@ -73,7 +73,11 @@ def judge(
 
 
 def candidates(
-    planned: Plan, task: Task, rows: Mapping[str, Contender], champion: Mapping[str, Any]
+    planned: Plan,
+    task: Task,
+    told: Story,
+    rows: Mapping[str, Contender],
+    champion: Mapping[str, Any],
 ) -> list[Candidate]:
     """Every network to be judged, once each: the teacher, the rows' students, and with `full` the champion again."""
     tier = planned.settings.evaluate
@@ -84,7 +88,7 @@ def candidates(
     for contender in rows.values():
         for seed in seeds(planned):
             identity = contender.identity(seed)
-            checkpoint = str(_checkpoint(planned, identity))
+            checkpoint = str(_checkpoint(planned, told.students[identity]))
             about = _about(task, contender)
             found[identity] = Candidate(identity, usual, against, about, checkpoint)
     if tier == "full":
@@ -166,12 +170,16 @@ def _finalist(planned: Plan, told: Story, contender: Contender) -> dict[str, Any
     }
 
 
-def _checkpoint(planned: Plan, identity: str) -> Path:
-    """A confirmed student's folder after its last epoch; raises ValueError where it is gone."""
-    folder = students.newest_checkpoint(planned, identity)
-    if folder is None:
-        raise ValueError(f"a confirmed student must have a checkpoint, got none for {identity}")
-    return folder
+def _checkpoint(planned: Plan, student: Student) -> Path:
+    """A confirmed student's folder after its last epoch; raises ValueError where it is gone or damaged."""
+    problems: list[str] = []
+    for folder, epoch in students.checkpoints(planned, student.id, problems.append).items():
+        if epoch == student.epochs:
+            return folder
+    raise ValueError(
+        f"a confirmed student must have the checkpoint of its last epoch, got none for {student.id} "
+        f"({'; '.join(problems) or 'it is gone'}): --resume trains it again"
+    )
 
 
 def _about(task: Task, contender: Contender) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def _save_champion(planned: Plan, task: Task, told: Story, winner: Contender) ->
     identity = winner.identity(best)
     about = {**_about(task, winner), "seed": best, "search": planned.name}
     about["val/accuracy"] = told.students[identity].accuracy
-    state = read_state(_checkpoint(planned, identity))
+    state = read_state(_checkpoint(planned, told.students[identity]))
     path = save_champion(planned.folder, about, task.facts, state)
     network = load_champion(planned.folder)
     size: dict[str, float] = {"parameters": n_parameters(network)}

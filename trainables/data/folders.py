@@ -20,6 +20,7 @@ from trainables.data.sources import FOLDER, SOURCES, Source, usual
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 SAMPLED = 64  # images whose kind decides between grey and colour
+LONGEST = 100  # bytes of a name in a file's name
 VAL_FRACTION = 0.1  # where no validation folder comes with the images
 TEST_FRACTION = 0.2  # likewise a test folder
 DEVKIT, META = "ILSVRC2012_devkit_t12.tar.gz", "meta.bin"
@@ -209,7 +210,8 @@ def _look_at(paths: list[str]) -> tuple[int, int]:
 
 
 def _fit_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text).strip(".-_") or "images"
+    fit = "".join(c if c.isalnum() or c in "._-" else "-" for c in text).strip(".-_") or "images"
+    return fit.encode()[:LONGEST].decode(errors="ignore")
 
 
 def _meta(folder: Path) -> tuple[dict[str, tuple[str, ...]], list[str]] | None:

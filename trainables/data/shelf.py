@@ -7,13 +7,13 @@ splits. Where the data root cannot be written to, a cache folder takes its place
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trainables import records
 from trainables.data import factories, folders, store
 from trainables.data.decoding import Decoded, decode
 from trainables.data.rows import statistics
@@ -21,6 +21,18 @@ from trainables.data.sources import Source
 
 RECORD = "data.json"
 PARTS = ("train", "test")
+TOLD = (
+    "dataset",
+    "classes",
+    "n_train",
+    "n_test",
+    "n_published_val",
+    "channels",
+    "size",
+    "streamed",
+    "sha256",
+    "duplicates",
+)
 Say = Callable[[str], None]
 
 
@@ -44,7 +56,11 @@ def stored(
     for folder in where:
         if not (folder / RECORD).is_file():
             continue
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        try:
+            record = read_record(folder)
+        except ValueError as error:
+            say(str(error))
+            continue
         wrong = {p: store.damage(folder / f"{p}.arrow", record["sha256"][p]) for p in PARTS}
         if not any(wrong.values()):
             return {**record, "folder": str(folder)}
@@ -56,6 +72,16 @@ def stored(
         say(decoded.remark)
     folder, record = written(where, lambda folder: _write(entry, decoded, folder))
     return {**record, "folder": str(folder)}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `data.json` says; raises ValueError, naming the file, where it is damaged."""
+    cure = "the images are decoded again"
+    record = records.read(folder / RECORD, store.VERSION, cure)
+    missing = set(TOLD) - record.keys()
+    if missing:
+        raise ValueError(f"{folder / RECORD} must tell {min(missing)}, got nothing of it; {cure}")
+    return record
 
 
 def written(where: Sequence[Path], write: Callable[[Path], Any]) -> tuple[Path, Any]:
@@ -102,7 +128,6 @@ def _write(entry: Source, decoded: Decoded, folder: Path) -> dict[str, Any]:
         "streamed": streamed,
         "duplicates": twins,
         "sha256": hashes,
-        "version": store.VERSION,
     }
-    store.rename_into(folder / RECORD, json.dumps(record, indent=1).encode())
-    return json.loads(json.dumps(record))
+    records.write(folder / RECORD, record, store.VERSION)
+    return read_record(folder)

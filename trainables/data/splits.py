@@ -188,7 +188,7 @@ def _found(facts: Facts, path: Path) -> Facts | None:
         train, val = np.split(rows, [about["n_train"]])
         if about["train_sha256"] != facts.sha256["train"] or about["hash"] != _hash(train, val):
             return None
-    except (OSError, pa.ArrowException, ValueError, KeyError):
+    except store.DAMAGES:
         return None
     return replace(
         facts,

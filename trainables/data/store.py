@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,17 @@ from trainables.data.decoding import Images, Labels
 
 VERSION = 2  # of the files' layout
 METADATA = b"kdtune"
+METADATA_CRC = b"kdtune.crc32"
+# What Arrow, JSON and NumPy raise for a file that is not as it was written.
+DAMAGES = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+)
 DIGEST = 16  # bytes that tell images apart
 
 
@@ -70,7 +82,7 @@ def damage(path: Path, sha256: str) -> str:
         found = checksum(batch.columns)
     except FileNotFoundError:
         return "it is missing"
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except DAMAGES as error:
         return f"it cannot be read ({' '.join(str(error).split())[:200]})"
     return "" if found == about.get("sha256") == sha256 else "its checksum is another"
 
@@ -108,7 +120,9 @@ def duplicates(decoded_images: list[Images], labels: list[Labels]) -> dict[str, 
 
 def write_batch(path: Path, batch: pa.RecordBatch, about: dict[str, Any]) -> None:
     """One record batch as an Arrow file with metadata, whole or not at all."""
-    batch = batch.replace_schema_metadata({METADATA: json.dumps(about).encode()})
+    about = {"version": VERSION, **about, "types": [str(kind) for kind in batch.schema.types]}
+    told = {METADATA: json.dumps(about).encode(), METADATA_CRC: _crc(about)}
+    batch = batch.replace_schema_metadata(told)
     with _renamed(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
@@ -117,10 +131,36 @@ def write_batch(path: Path, batch: pa.RecordBatch, about: dict[str, Any]) -> Non
 
 
 def read_batch(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
-    """The record batch of an Arrow file, memory-mapped, and its metadata."""
+    """The record batch of an Arrow file, memory-mapped, and its metadata; ValueError, naming it, where it is damaged.
+
+    The metadata are checked against their checksum; files that were written before there was one are read without.
+    """
+    try:
+        return _read_batch(path)
+    except FileNotFoundError:
+        raise
+    except DAMAGES as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} must be a whole Arrow file, got a damaged one ({reason}); the next search makes it again"
+        ) from None
+
+
+def _read_batch(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
         batch = reader.get_batch(0)
-    return batch, json.loads((batch.schema.metadata or {}).get(METADATA, b"{}"))
+    found = batch.schema.metadata or {}
+    about = json.loads(found.get(METADATA, b"{}"))
+    if not isinstance(about, dict) or found.get(METADATA_CRC, _crc(about)) != _crc(about):
+        raise ValueError("its metadata are damaged")
+    types = [str(kind) for kind in batch.schema.types]
+    if about.get("types", types) != types:
+        raise ValueError("its columns are of other types")
+    return batch, about
+
+
+def _crc(about: Any) -> bytes:
+    return f"{zlib.crc32(json.dumps(about, sort_keys=True).encode()):08x}".encode()
 
 
 def frozen(array: np.ndarray[Any, Any]) -> Tensor:

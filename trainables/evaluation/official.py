@@ -88,5 +88,8 @@ def available(official: Official) -> tuple[str, ...]:
 
 
 def _load(path: Path) -> np.ndarray:
-    # copy-on-write: torch wants memory that could be written, the file stays as it is
-    return np.load(path, mmap_mode="c", allow_pickle=False)
+    try:
+        # copy-on-write: torch wants memory that could be written, the file stays as it is
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} must be a whole NumPy array, got another file: {error}") from None

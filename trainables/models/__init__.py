@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class Entry:
     teacher_lr: float = 0.05  # peak rate of sgd when it is trained on labels, RepDistiller's
 
 
+LONGEST = 120  # letters of a name in a file's name
 LIGHT_LR = 0.01  # RepDistiller's for MobileNetV2 and the ShuffleNets, which 0.05 can break
 
 
@@ -134,8 +136,14 @@ def entry(name: str) -> Entry:
 
 
 def slug(name: str) -> str:
-    """A network's name as it may stand in a file's name or a registered model's: `:` and `/` become `-`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    """A network's name as it may stand in a file's name or a registered model's: `:` and `/` become `-`.
+
+    Of one that is too long for a file's name the end is a checksum.
+    """
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    if len(short) <= LONGEST:
+        return short
+    return f"{short[: LONGEST - 9]}-{zlib.crc32(short.encode()):08x}"
 
 
 def _any_wrn(name: str, depth: int, width: int) -> Entry:
