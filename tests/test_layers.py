@@ -22,11 +22,13 @@ OWNERS = {  # foreign system -> the files that may import it
     "ray": {
         "trainables/trainable.py",
         "tuner/cluster.py",
+        "tuner/evictions.py",
         "tuner/population.py",
         "tuner/recorder.py",
         "tuner/samplers.py",
         "tuner/schedulers.py",
         "tuner/students.py",
+        "tuner/watchdog.py",
     },
     "trainables.data.sealed": {"tuner/judging.py"},
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainables.recipe import RECIPE_KEYS
 from trainables.trainable import Task
-from tuner import students
+from tuner import failures, students
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
 from tuner.progress import Board
@@ -83,7 +83,8 @@ def retrain(
             (s, c) for s in seeds(planned) for c in contenders(planned, chosen)
         )
     ]
-    past = board.story.of_kind("confirm", "baseline")
+    told = board.story.of_kind("confirm", "baseline")
+    past = [student for student in told if student.status not in failures.ERRORS]  # these again
     left = students.unfinished(planned, configs, past)
     if left:
         board.begin(

@@ -29,6 +29,8 @@ LOOK = {
     "stopped": ("#999999", "v", "stopped early"),
     "diverged": ("#D55E00", "x", "diverged"),
     "failed": ("#CC79A7", "s", "failed"),
+    "hung": ("#CC79A7", "s", "hung"),
+    "out of memory": ("#CC79A7", "s", "out of memory"),
 }
 STYLE: Any = {
     "font.size": 10,

@@ -16,7 +16,7 @@ from trainables import stages
 from trainables.data import sources
 from trainables.data.splits import Facts
 from trainables.trainable import Task
-from tuner import costs, evaluation_report, figures, teacher_report
+from tuner import costs, disk, evaluation_report, figures, teacher_report
 from tuner.confirm import ROLES
 from tuner.journal import Journal, Story
 from tuner.plan import Plan, available_cpus, redacted
@@ -64,7 +64,7 @@ def plan_table(planned: Plan) -> Group:
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
         f"({available_cpus()} CPUs here)",
         "time": _time(planned, least, most),
-        "disk": f"about {2 * (planned.n_trials + n_confirm) * 0.12 + 5:.0f} MB for a student of 16,000 parameters",
+        "disk": _disk(planned),
         "tracking": redacted(planned.tracking_uri),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -73,6 +73,12 @@ def plan_table(planned: Plan) -> Group:
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return Group(Text("What would run (nothing has been started or written)", style="bold"), table)
+
+
+def _disk(planned: Plan) -> str:
+    if not all(wanted.model for wanted in planned.teachers):
+        return "not known before the teacher has been fetched"
+    return disk.in_words(disk.forecast(planned))
 
 
 def _time(planned: Plan, least: int, most: int) -> str:

@@ -18,7 +18,8 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, report, students, teaching, verdict
+from tuner import cluster, confirm, plan, recovery, report, students, teaching, verdict
+from tuner.failures import GaveUpError
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -26,6 +27,7 @@ from tuner.settings import Settings
 from tuner.students import Interrupted
 from tuner.tracking import Mirror
 
+HURRIED_SECONDS = 5  # that a search ended by a signal waits for MLflow
 LOCK = "driver.lock"
 SETTINGS = "settings.json"
 
@@ -33,25 +35,49 @@ SETTINGS = "settings.json"
 def run(settings: Settings, *, overwrite: bool = False) -> int:
     """Search from the beginning; the exit status. Raises ValueError for what cannot run, before anything is written."""
     planned = plan.make(settings)
-    if planned.folder.exists() and not overwrite:
-        raise ValueError(
-            f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
-            f"--resume {planned.name} goes on with it, --overwrite deletes it first"
-        )
+    if _used(planned.folder) and not overwrite:
+        raise _taken(planned)
     planned = teaching.resolved(planned)
     board, facts = _open(planned)
-    if planned.folder.exists():
+    if overwrite and planned.folder.exists():
         with _locked(planned.folder):
             shutil.rmtree(planned.folder)
-    planned.folder.mkdir(parents=True)
+    planned.folder.mkdir(parents=True, exist_ok=True)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
     places["data_root"] = planned.data_root
     if settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
     places["dataset"] = sources.absolute(settings.dataset)
     written = settings.model_copy(update=places).model_dump_json(indent=1)
-    (planned.folder / SETTINGS).write_text(written, encoding="utf-8")
+    try:
+        write_new(planned.folder / SETTINGS, written)
+    except FileExistsError:  # another driver was quicker
+        raise _taken(planned) from None
     return _carry_out(planned, facts, board)
+
+
+def _used(folder: Path) -> bool:
+    """Whether anything lies in the folder; what a driver left that died before its first words does not count."""
+    return folder.exists() and any(
+        not path.name.startswith(f".{SETTINGS}") for path in folder.iterdir()
+    )
+
+
+def _taken(planned: Plan) -> ValueError:
+    return ValueError(
+        f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
+        f"--resume {planned.name} goes on with it, --overwrite deletes it first"
+    )
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a whole file or nothing; raises FileExistsError where somebody has written it already."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    try:
+        path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
@@ -121,6 +147,7 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
     with _locked(planned.folder), students.interruptible():
         journal = Journal(planned.folder)
         mirror: Mirror | None = None
+        hurried = False
         try:
             n_cpus = planned.slots * planned.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
@@ -143,6 +170,12 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
             _close(journal, board, "interrupted")
             board.say(f"Interrupted. Go on with: {command('--resume', planned)}")
             status = 128 + interrupted.signal
+            hurried = True
+        except GaveUpError as reason:
+            board.end()
+            _close(journal, board, "failed")
+            board.say(f"Given up: {reason} Then go on with: {command('--resume', planned)}")
+            status = 1
         except BaseException:
             board.end()
             _close(journal, board, "failed")
@@ -150,7 +183,7 @@ def _carry_out(planned: Plan, facts: Facts, board: Board) -> int:
         finally:
             journal.close()
             if mirror:
-                _farewell(mirror, board, planned)
+                _farewell(mirror, board, planned, hurried=hurried)
     return status
 
 
@@ -253,6 +286,7 @@ def _submit(planned: Plan, function: Any, *arguments: Any) -> Any:
 
 def _search_and_confirm(planned: Plan, task: Task, journal: Journal, board: Board) -> int:
     """The search, the finalists over seeds, the test set once, the report; the exit status."""
+    recovery.settle(journal, board, partial(students.checkpoints, planned))
     students.search(planned, task, journal, board)
     if not any(student.complete for student in board.story.of_kind("search")):
         _close(journal, board, "failed")
@@ -279,10 +313,13 @@ def _close(journal: Journal, board: Board, status: str) -> None:
         board.story.add(journal.write("close", status=status, sync=True))
 
 
-def _farewell(mirror: Mirror, board: Board, planned: Plan) -> None:
-    """Wait until MLflow has everything, and say where to look."""
-    with board.waiting("handing the rest to MLflow"):
-        complete = mirror.finish()
+def _farewell(mirror: Mirror, board: Board, planned: Plan, *, hurried: bool) -> None:
+    """Wait until MLflow has everything, and say where to look; after a signal it goes on alone after a moment."""
+    try:
+        with board.waiting("handing the rest to MLflow"):
+            complete = mirror.leave(HURRIED_SECONDS) if hurried else mirror.finish()
+    except Interrupted:  # who is impatient now has lost nothing
+        complete = False
     if not complete:
         board.say(
             f"MLflow has not got everything ({mirror.trouble() or 'no answer'}); nothing is lost: "

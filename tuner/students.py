@@ -16,16 +16,20 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial
-from tuner import schedulers
+from tuner import evictions, failures, schedulers, shelf
+from tuner.failures import GaveUpError, Tally
 from tuner.journal import Journal, Student
+from tuner.pace import Pace
 from tuner.plan import Plan
 from tuner.population import Change, Member, Population, ranked_accuracy
 from tuner.progress import Board
 from tuner.recorder import Recorder
 from tuner.samplers import METRIC, Config, Listed, SafeOptunaSearch
+from tuner.shelf import Shelf
+from tuner.watchdog import Patience, Watchdog, longest_epoch
 
+CHECKPOINTS = "checkpoints"  # the folder of a search's checkpoints in its own
 MAX_FAILURES = 3  # of a trial's worker, before the trial counts as failed
 
 
@@ -110,16 +114,23 @@ def fit(
     journal: Journal,
     board: Board,
 ) -> None:
-    """Train `n_students` from `searcher`; raises Interrupted where a signal ended it."""
+    """Train `n_students` from `searcher`; raises Interrupted after a signal, GaveUpError after too many failures."""
     settings = planned.settings
-    before = {s.id: len(s.history) for s in board.story.students.values()}
-    recorder = Recorder(journal, board, before)
+    recorder = _recorder(planned, journal, board)
+    watchdog = _watchdog(planned, task, recorder)
     resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
     trainable = tune.with_resources(tune.with_parameters(Trial, task=task), resources)
     tuner = make_tuner(
-        trainable, searcher, scheduler, n_students, planned.slots, planned.folder, [recorder]
+        trainable,
+        searcher,
+        scheduler,
+        n_students,
+        planned.slots,
+        planned.folder,
+        [recorder, watchdog],
     )
     _Signals.recorder = recorder
+    evictions.survive()
     try:
         with quiet():
             tuner.fit()
@@ -128,6 +139,20 @@ def fit(
         board.end()
     if _Signals.received:
         raise Interrupted(_Signals.received)
+    if recorder.tally.verdict:
+        raise GaveUpError(recorder.tally.verdict)
+
+
+def _recorder(planned: Plan, journal: Journal, board: Board) -> Recorder:
+    past = board.story.students.values()
+    kept = Shelf(planned.folder / CHECKPOINTS, planned.settings.confirm_top, past)
+    return Recorder(journal, board, kept, Tally(planned.slots))
+
+
+def _watchdog(planned: Plan, task: Task, recorder: Recorder) -> Watchdog:
+    past = recorder.board.story.students.values()
+    patience = Patience(planned.settings.hang_after, longest_epoch(past))
+    return Watchdog(patience, Pace(planned, task.facts.n_train).epoch_seconds, recorder.hung)
 
 
 def make_tuner(
@@ -157,7 +182,7 @@ def make_tuner(
             trial_name_creator=directory_name,
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=CHECKPOINTS,
             storage_path=str(folder),
             verbose=0,
             callbacks=callbacks,
@@ -231,14 +256,7 @@ def newest_checkpoint(planned: Plan, identity: str, before: int | None = None) -
 
 def checkpoints(planned: Plan, identity: str) -> dict[Path, int]:
     """A student's checkpoints that can be read, with their epochs."""
-    folders = (planned.folder / "checkpoints").glob(f"{identity}/checkpoint_*/{STATE}")
-    good = {}
-    for path in sorted(folders):
-        try:
-            good[path.parent] = int(read_state(path.parent)["epoch"])
-        except ValueError:
-            continue
-    return good
+    return shelf.readable(planned.folder / CHECKPOINTS / identity)
 
 
 def directory_name(trial: TuneTrial) -> str:
@@ -340,7 +358,7 @@ def _as_past(
         waits = isinstance(scheduler, Population) and scheduler.waits_at(epoch)
         return with_checkpoint(planned, config, before=epoch if waits else None), None, False
     results = _as_results(student)
-    return config, results[-1] if results else None, student.status == "failed"
+    return config, results[-1] if results else None, student.status in failures.ERRORS
 
 
 def _as_results(student: Student) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ early and interrupted -> KILLED, diverged and failed -> FAILED; the tag kd.statu
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
+import math
 import os
 import select
 import subprocess
@@ -29,6 +31,7 @@ from tuner.journal import FILE, Event, read
 
 STATE = "tracking.json"
 LOG = "tracking.log"
+LOCK = "tracking.lock"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}  # others: FAILED
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
 PATIENCE = 60.0  # seconds that the end of a search waits for a server that does not answer
@@ -77,6 +80,14 @@ class Mirror:
             self.process.kill()
             self.process.wait()
             return False
+
+    def leave(self, patience: float) -> bool:
+        """Let the mirror deliver the rest alone, after `patience` seconds; whether all was delivered by then."""
+        if self.process.stdin:
+            self.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(patience) == 0
+        return False
 
     def trouble(self) -> str:
         """Why nothing has been delivered, where the mirror has ended by itself; else nothing."""
@@ -132,9 +143,10 @@ class Delivery:
         self.state = State.load(self.state_path)
         self.search: Event = {}
 
-    def deliver(self) -> bool:
-        """Bring MLflow up to the journal's end; whether there was anything new."""
-        events = list(read(self.folder / FILE, self.state.offset))
+    def deliver(self, until: float = math.inf) -> bool:
+        """Bring MLflow up to the journal's end, or to byte `until`; whether there was anything new."""
+        unread = read(self.folder / FILE, self.state.offset)
+        events = [(event, offset) for event, offset in unread if offset <= until]
         if not events:
             return False
         metrics: dict[str, list[Any]] = {}
@@ -441,11 +453,18 @@ def driver_gone(timeout: float) -> bool:
 def main() -> int:
     """Mirror until the driver is gone and all is delivered; 0 where nothing is left undone."""
     folder, artifacts = Path(sys.argv[1]), Path(sys.argv[2])
+    with (folder / LOCK).open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a killed driver's mirror may still be at work
+        return mirror(folder, artifacts)
+
+
+def mirror(folder: Path, artifacts: Path) -> int:
+    """The same, for the one mirror of a folder; what a next driver writes is left to that one's mirror."""
     delivery = Delivery(folder, os.environ["KDTUNE_TRACKING_URI"], artifacts)
-    failures, gone, deadline = 0, False, 0.0
+    failures, gone, deadline, end = 0, False, 0.0, math.inf
     while True:
         try:
-            news = delivery.deliver()
+            news = delivery.deliver(end)
             if gone and not news:
                 delivery.close()
                 delivery.state.save(delivery.state_path)
@@ -464,6 +483,7 @@ def main() -> int:
             time.sleep(pause if failures else 0)
         elif driver_gone(pause):
             gone, deadline = True, time.monotonic() + PATIENCE
+            end = (folder / FILE).stat().st_size
 
 
 if __name__ == "__main__":
