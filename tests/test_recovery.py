@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_journal import end, epoch, student, told
-from tuner import search
+from trainables import teacher_ready
+from tuner import claims, search
 from tuner.journal import Journal, story
 from tuner.progress import Board
 from tuner.recovery import endings, settle
@@ -66,9 +67,17 @@ def test_a_search_has_one_driver(tmp_path: Path) -> None:
 
 def test_of_two_new_searches_of_one_name_the_first_writes(tmp_path: Path) -> None:
     """A whole file or nothing, and never over another's."""
-    path = tmp_path / search.SETTINGS
-    search.write_new(path, "first")
+    path = tmp_path / claims.SETTINGS
+    claims.write_new(path, "first")
     with pytest.raises(FileExistsError):
-        search.write_new(path, "second")
+        claims.write_new(path, "second")
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     assert path.read_text() == "first"
+
+
+def test_a_teacher_that_another_search_makes_is_waited_for(tmp_path: Path) -> None:
+    """The lock of the process that makes it tells; a dead one's is gone."""
+    assert not teacher_ready.busy(tmp_path / "none")
+    with teacher_ready._locked(tmp_path):
+        assert teacher_ready.busy(tmp_path)
+    assert not teacher_ready.busy(tmp_path)

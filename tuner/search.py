@@ -18,7 +18,8 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, confirm, plan, recovery, report, students, teaching, verdict
+from tuner import claims, cluster, confirm, plan, recovery, report, students, teaching, verdict
+from tuner.claims import SETTINGS
 from tuner.failures import GaveUpError
 from tuner.journal import FILE, VERSION, Journal, Story, story
 from tuner.plan import Plan
@@ -29,55 +30,25 @@ from tuner.tracking import Mirror
 
 HURRIED_SECONDS = 5  # that a search ended by a signal waits for MLflow
 LOCK = "driver.lock"
-SETTINGS = "settings.json"
 
 
 def run(settings: Settings, *, overwrite: bool = False) -> int:
     """Search from the beginning; the exit status. Raises ValueError for what cannot run, before anything is written."""
     planned = plan.make(settings)
-    if _used(planned.folder) and not overwrite:
-        raise _taken(planned)
+    if not overwrite:
+        claims.check_free(planned)
     planned = teaching.resolved(planned)
     board, facts = _open(planned)
     if overwrite and planned.folder.exists():
         with _locked(planned.folder):
             shutil.rmtree(planned.folder)
-    planned.folder.mkdir(parents=True, exist_ok=True)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
     places["data_root"] = planned.data_root
     if settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
     places["dataset"] = sources.absolute(settings.dataset)
-    written = settings.model_copy(update=places).model_dump_json(indent=1)
-    try:
-        write_new(planned.folder / SETTINGS, written)
-    except FileExistsError:  # another driver was quicker
-        raise _taken(planned) from None
+    claims.claim(planned, settings.model_copy(update=places).model_dump_json(indent=1))
     return _carry_out(planned, facts, board)
-
-
-def _used(folder: Path) -> bool:
-    """Whether anything lies in the folder; what a driver left that died before its first words does not count."""
-    return folder.exists() and any(
-        not path.name.startswith(f".{SETTINGS}") for path in folder.iterdir()
-    )
-
-
-def _taken(planned: Plan) -> ValueError:
-    return ValueError(
-        f"--name must be a new search, got {planned.name!r}, which is in {planned.out}; "
-        f"--resume {planned.name} goes on with it, --overwrite deletes it first"
-    )
-
-
-def write_new(path: Path, text: str) -> None:
-    """Write a whole file or nothing; raises FileExistsError where somebody has written it already."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    try:
-        path.hardlink_to(temporary)
-    finally:
-        temporary.unlink()
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
