@@ -54,7 +54,7 @@ def classified(text: str, *, kernel_killed: bool = False) -> Failure:
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     memory = [line for line in lines if MEMORY_WORDS.search(line)]
     died = any(DEATH_WORDS.search(line) for line in lines)
-    if memory and not ("SIGKILL" in memory[-1] and died):
+    if memory:
         return Failure(MEMORY, memory[-1][:500])
     if died and kernel_killed:
         return Failure(MEMORY, "its worker died while the system was ending processes for memory")

@@ -28,7 +28,7 @@ from tuner.settings import Settings
 from tuner.students import Interrupted
 from tuner.tracking import Mirror
 
-HURRIED_SECONDS = 5  # that a search ended by a signal waits for MLflow
+HURRIED_SECONDS = 3  # that a search ended by a signal waits for MLflow
 LOCK = "driver.lock"
 
 

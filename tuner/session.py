@@ -19,7 +19,7 @@ from pathlib import Path
 
 PREFIX = "kdtune-ray-"
 MARKER = "driver.lock"
-LONGEST = 30  # bytes of the temporary folder's own path; Ray adds up to 70
+LONGEST = 20  # bytes of the temporary folder's own path; our name takes 20 more, Ray's 64
 
 
 @contextmanager

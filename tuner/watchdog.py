@@ -89,14 +89,15 @@ class Watchdog(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """A report: how long it took is what others are measured by."""
-        one = self.watched[trial.config["id"]]
+        one = self.watched.setdefault(trial.config["id"], Watched(trial, self.now, True))
         self.patience.longest = max(self.patience.longest, self.now - one.since)
         one.since, one.first = self.now, False
         one.worker = (str(result.get("hostname", "")), int(result.get("pid", 0)))
 
     def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A checkpoint is a sign of life, too."""
-        self.watched[trial.config["id"]].since = self.now
+        if trial.config["id"] in self.watched:
+            self.watched[trial.config["id"]].since = self.now
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
