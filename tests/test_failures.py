@@ -148,7 +148,7 @@ def test_tunes_manager_still_has_what_ours_changes() -> None:
     assert not issubclass(OutOfMemoryError, ActorDiedError.__mro__[1])
 
 
-TROUBLES = ("fine", "hangs", "hangs-always", "dies", "dies-always", "allocates-always")
+TROUBLES = ("broken", "fine", "hangs", "hangs-always", "dies", "dies-always", "allocates-always")
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,7 @@ def test_trouble_costs_its_trial_alone(ray: None, tmp_path: Path) -> None:
     told, recorder = trained(tmp_path, TROUBLES, slots=3)
     found = {s.id: (s.status, len(s.history), s.retries) for s in told.students.values()}
     assert found == {
+        "broken": ("failed", 0, 1),
         "fine": ("finished", 3, 0),
         "hangs": ("finished", 3, 1),
         "hangs-always": ("hung", 1, 1),
@@ -188,6 +189,7 @@ def test_trouble_costs_its_trial_alone(ray: None, tmp_path: Path) -> None:
     reasons = {s.id: s.reason for s in told.students.values()}
     assert reasons["hangs-always"].startswith("no report for ")
     assert reasons["dies-always"] == "its worker process died 4 times"
+    assert "ValueError: no data" in reasons["broken"]
     assert "MemoryError: no room" in reasons["allocates-always"]
     assert recorder.tally.verdict == ""
 

@@ -32,6 +32,8 @@ def trainable() -> type:
 
         def setup(self, config: dict[str, Any]) -> None:
             self.epoch = 0
+            if config["id"].startswith("broken"):
+                raise ValueError("no data")
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.config, self.epoch = new_config, 0

@@ -53,7 +53,8 @@ def classified(text: str, *, kernel_killed: bool = False) -> Failure:
     last = re.split(r"^Failure # .*$", text, flags=re.MULTILINE)[-1]
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     memory = [line for line in lines if MEMORY_WORDS.search(line)]
-    died = any(DEATH_WORDS.search(line) for line in lines)
+    raised = any("creation task" in line for line in lines)  # in the worker's own beginning
+    died = not raised and any(DEATH_WORDS.search(line) for line in lines)
     if memory:
         return Failure(MEMORY, memory[-1][:500])
     if died and kernel_killed:

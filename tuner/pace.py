@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trainables.precision import PLAIN, stepper
+from trainables.trainable import Task
 from tuner.plan import Plan
 from tuner.spaces import STUDENT
 
@@ -16,8 +17,8 @@ from tuner.spaces import STUDENT
 class Pace:
     """Reckons epochs of a search's students; each network is measured once, when it is first asked for."""
 
-    def __init__(self, planned: Plan, n_train: int) -> None:
-        self.planned, self.n_train = planned, n_train
+    def __init__(self, planned: Plan, task: Task) -> None:
+        self.planned, self.task = planned, task
         self.steps: dict[str, float] = {}  # seconds of a step of a student
 
     def epoch_seconds(self, config: Mapping[str, Any]) -> float:
@@ -26,7 +27,7 @@ class Pace:
         batch = min(int(hyper.get("batch_size", recipe.batch_size)), recipe.batch_size)
         student = str(hyper.get(STUDENT, self.planned.student))
         teacher = self.planned.step_seconds[2]
-        return self.n_train / batch * (self._step(student) + teacher)
+        return self.task.facts.n_train / batch * (self._step(student) + teacher)
 
     def _step(self, student: str) -> float:
         if student == self.planned.student:

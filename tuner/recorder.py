@@ -50,11 +50,7 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A student's first start; its retries have an event of their own."""
-        config = trial.config
-        if config["id"] not in self.begun:
-            self.begun.add(config["id"])
-            told = {key: config[key] for key in TOLD}
-            self.board.take(self.journal.write("student", **told))
+        self._begin(trial)
         self.board.refresh()
 
     def on_trial_result(
@@ -99,6 +95,7 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Failed for good."""
+        self._begin(trial)
         found = self._failure(trial)
         tries = trial.num_failures
         again = f" {tries} times" if found.kind == failures.LOST and tries > 1 else ""
@@ -109,6 +106,7 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Its worker is gone and it goes on in another; only where the worker was lost, more than once."""
+        self._begin(trial)
         found = self._failure(trial)
         told = {"id": trial.config["id"], "kind": found.kind, "reason": found.reason}
         self.board.take(self.journal.write("retried", sync=True, **told))
@@ -122,6 +120,14 @@ class Recorder(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Keep the picture fresh."""
         self.board.refresh()
+
+    def _begin(self, trial: Trial) -> None:
+        """Write a student's start, once; one whose worker could not be set up has none but in its failure."""
+        config = trial.config
+        if config["id"] not in self.begun:
+            self.begun.add(config["id"])
+            told = {key: config[key] for key in TOLD}
+            self.board.take(self.journal.write("student", **told))
 
     def _failure(self, trial: Trial) -> Failure:
         """Why its worker stopped."""

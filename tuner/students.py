@@ -152,7 +152,7 @@ def _recorder(planned: Plan, journal: Journal, board: Board) -> Recorder:
 def _watchdog(planned: Plan, task: Task, recorder: Recorder) -> Watchdog:
     past = recorder.board.story.students.values()
     patience = Patience(planned.settings.hang_after, longest_epoch(past))
-    return Watchdog(patience, Pace(planned, task.facts.n_train).epoch_seconds, recorder.hung)
+    return Watchdog(patience, Pace(planned, task).epoch_seconds, recorder.hung)
 
 
 def make_tuner(
