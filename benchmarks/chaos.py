@@ -11,8 +11,10 @@ does the same with a few kills, one in each stage.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import random
+import re
 import signal
 import socket
 import sqlite3
@@ -23,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,7 @@ from benchmarks.sections import load_average, machine, publish, table
 from trainables.teacher_training import PROGRESS, progress
 from tuner.journal import FILE, Story, read, story
 from tuner.progress import duration
+from tuner.tracking import LOCK
 
 ROOT = Path(__file__).parent.parent
 NAME = "chaos"
@@ -164,7 +167,19 @@ class Patient:
         self.toll = Toll()
         self.process: subprocess.Popen[bytes] | None = None
         self.drivers: list[int] = []  # process ids of all that were started
+        self.known = 0  # bytes of the journal when the last was
         self.log = (out / "driver.log").open("ab")
+
+    def __enter__(self) -> Patient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no driver behind, nor a server."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.server is not None:
+            self.server.kill()
 
     def driver(self) -> subprocess.Popen[bytes]:
         """The search's driver; started, or started again, where none runs."""
@@ -178,15 +193,25 @@ class Patient:
                 start_new_session=True,
             )
             self.drivers.append(self.process.pid)
+            self.known = self._written()
         return self.process
 
     def take(self, blow: Blow) -> None:
         """Wait for the moment and strike; nothing where the search has ended before it."""
-        while clock(self.out) < blow.tick and not self.finished:
-            _wait_for(self.driver(), self.out, blow.tick)
+        while not (self.finished or (clock(self.out) >= blow.tick and self._under_way())):
+            _wait_for(self.driver(), lambda: clock(self.out) >= blow.tick and self._under_way())
         time.sleep(blow.delay)
         if not self.finished and getattr(self, f"_{blow.kind}")():
             self.toll.landed[blow.kind] += 1
+
+    def _under_way(self) -> bool:
+        """Whether the driver has written its first words: a kill before them would hit nothing but imports."""
+        alive = self.process is not None and self.process.poll() is None
+        return alive and self._written() > self.known
+
+    def _written(self) -> int:
+        journal = self.out / NAME / FILE
+        return journal.stat().st_size if journal.exists() else 0
 
     @property
     def finished(self) -> bool:
@@ -237,11 +262,18 @@ class Patient:
         return True
 
     def _rival(self) -> bool:
-        self.driver()
-        command = self._command()
+        """A second driver, while the first stands still so that it does not get on too far."""
+        first = self.driver()
+        first.send_signal(signal.SIGSTOP)
         found = subprocess.run(
-            command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+            self._command(),
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
+        first.send_signal(signal.SIGCONT)
         if found.returncode != 2 or "a search must have one driver" not in found.stderr:
             raise AssertionError(f"a second driver must be refused, got {found}")
         return True
@@ -268,11 +300,12 @@ class Patient:
             )
 
 
-def _wait_for(process: subprocess.Popen[bytes], out: Path, tick: int) -> None:
+def _wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
+    """Until it is ready, or the process has ended."""
     deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and clock(out) < tick:
+    while process.poll() is None and not ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"a search must go on, got no tick {tick} within {PATIENCE:g} s")
+            raise TimeoutError(f"a search must go on, got nothing new within {PATIENCE:g} s")
         time.sleep(POLL)
 
 
@@ -289,7 +322,7 @@ def trial_workers(driver: int) -> list[int]:
     return [
         one
         for one, name in names.items()
-        if name.startswith(b"ray::Trial") and _below(one, driver, parents)
+        if re.match(rb"ray::\w*Trial|ray::\w*Trainable", name) and _below(one, driver, parents)
     ]
 
 
@@ -311,6 +344,8 @@ def summary(told: Story) -> dict[str, object]:
 def counted(patient: Patient, reference: Story) -> Toll:
     """The toll of a finished search."""
     told, toll = story(patient.out / NAME), patient.toll
+    with (patient.out / NAME / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the mirror of a killed driver has delivered the rest
     toll.repeated = sum(s.repeated for s in told.students.values())
     mine, theirs = summary(told), summary(reference)
     toll.different = sum(mine.get(key) != theirs.get(key) for key in {*mine, *theirs})
@@ -329,8 +364,8 @@ def counted(patient: Patient, reference: Story) -> Toll:
 
 def undisturbed(out: Path, wanted: Sequence[str]) -> Story:
     """The search that nobody disturbs."""
-    patient = Patient(out, wanted)
-    patient.end()
+    with Patient(out, wanted) as patient:
+        patient.end()
     return story(out / NAME)
 
 
@@ -367,15 +402,14 @@ def section(n_kills: int, trials: int, epochs: int, seed: int) -> str:
         started = time.monotonic()
         reference = undisturbed(whole, wanted)
         quiet_seconds = time.monotonic() - started
-        patient = Patient(broken, wanted, Server(broken))
-        started = time.monotonic()
-        for blow in spread(len(timeline(whole)), n_kills, seed, KINDS):
-            patient.take(blow)
-            print(f"{clock(broken)}/{len(timeline(whole))}: {blow}", file=sys.stderr, flush=True)
-        patient.end()
-        seconds = time.monotonic() - started
-        toll = counted(patient, reference)
-        patient.server.kill() if patient.server else None
+        started, n_ticks = time.monotonic(), len(timeline(whole))
+        with Patient(broken, wanted, Server(broken)) as patient:
+            for blow in spread(n_ticks, n_kills, seed, KINDS):
+                patient.take(blow)
+                print(f"{clock(broken)}/{n_ticks}: {blow}", file=sys.stderr, flush=True)
+            patient.end()
+            seconds = time.monotonic() - started
+            toll = counted(patient, reference)
     landed = ", ".join(f"{n} of {kind}" for kind, n in sorted(toll.landed.items()))
     rows = [
         ["kills", f"{sum(toll.landed.values())} ({landed})"],

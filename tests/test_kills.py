@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
@@ -33,10 +34,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     known = chaos.timeline(whole)
     first = known.index("search")
     more = [Blow(first + 2, "rival"), Blow(first + 4, "worker"), Blow(first + 9, "impatient")]
-    patient = Patient(broken, WANTED)
-    for blow in sorted([*chaos.one_a_stage(known, seed=0), *more]):
-        patient.take(blow)
-    patient.end()
+    with Patient(broken, WANTED) as patient:
+        for blow in sorted([*chaos.one_a_stage(known, seed=0), *more]):
+            patient.take(blow)
+        patient.end()
     toll = chaos.counted(patient, reference)
     return Killed(patient, toll, reference, story(broken / chaos.NAME))
 
@@ -56,7 +57,6 @@ def test_no_metric_is_lost_or_doubled_and_no_run_stays_running(killed: Killed) -
 def test_a_kill_costs_an_epoch_at_most(killed: Killed) -> None:
     """The journal tells each epoch that was trained again; a lost worker is told, and why."""
     assert killed.toll.repeated <= 7  # kills that hit a trial
-    assert [s.repeated <= 2 for s in killed.told.students.values()]
     retried = [s for s in killed.told.students.values() if s.retries]
     assert len(retried) == 1
     assert killed.told.results.get("retried") is None  # it belongs to its student
@@ -78,7 +78,10 @@ def test_finished_trials_leave_only_the_best_ones_weights(killed: Killed) -> Non
 def test_rays_folders_of_killed_drivers_are_swept(killed: Killed) -> None:
     """By the drivers that came after them; the last one's own is gone with it."""
     marks = session.roomy().glob(f"{session.PREFIX}*/{session.MARKER}")
-    left = {mark.read_text() for mark in marks}
+    left = set()
+    for mark in marks:
+        with suppress(OSError):  # another search's, gone meanwhile
+            left.add(mark.read_text())
     first, *_, last = killed.patient.drivers
     assert not left & {str(first), str(last)}
 
