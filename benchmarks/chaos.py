@@ -171,6 +171,7 @@ class Patient:
         self.log = (out / "driver.log").open("ab")
 
     def __enter__(self) -> Patient:
+        """Nothing runs yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
