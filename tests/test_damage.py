@@ -29,7 +29,8 @@ from trainables.evaluation import official
 from trainables.precision import PLAIN
 from trainables.stages import BY_RULE
 from trainables.teacher import Teacher, build_for
-from tuner import confirm, league, students
+from tuner import confirm, league, settings_file, students
+from tuner.control import SETTINGS
 from tuner.journal import FILE, VERSION, Journal, Student, story
 from tuner.progress import Board
 from tuner.settings import make

@@ -254,6 +254,23 @@ def test_who_has_ended_is_waited_for_no_more(tmp_path: Path) -> None:
     assert made.choose_trial_to_run(ANY) is trials[0]
 
 
+def test_who_lost_its_worker_is_waited_for(tmp_path: Path) -> None:
+    """Tune tells of the error and adds the student again: it is the one to run, and the turn waits for it."""
+    made = World(tmp_path).population(4)
+    trials: list[Any] = [
+        Made({"id": f"kd-{n:03d}", "number": n, "epochs": 8, "hyper": member(n, 0).hyper})
+        for n in range(4)
+    ]
+    for one in trials:
+        made.on_trial_add(ANY, one)
+    for one in trials[:3]:
+        made.on_trial_result(ANY, one, report(2, 0.5))
+        one.status = Trial.PAUSED
+    made.on_trial_error(ANY, trials[3])
+    made.on_trial_add(ANY, trials[3])
+    assert made.choose_trial_to_run(ANY) is trials[3]
+
+
 def stood(number: int, epoch: int, changed_at: tuple[int, ...] = ()) -> Student:
     """A student of an interrupted search, whose accuracies are 0.1 times its number."""
     known = {"kind": "search", "role": "trial", "method": "kd", "seed": 0, "epochs": 8}

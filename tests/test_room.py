@@ -16,9 +16,11 @@ import pytest
 from tests.conftest import Command, start
 from trainables.checkpoint import STATE, read_state, write_state
 from tuner import room
+from tuner.failures import Tally
 from tuner.journal import FILE, Journal, read, story
 from tuner.progress import Board
 from tuner.recorder import Recorder
+from tuner.shelf import Shelf
 
 SIZES = {"small": "1m", "large": "128m"}
 
@@ -122,7 +124,7 @@ def test_the_message_names_folder_room_and_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failed", [True, False])
 def test_a_student_that_could_not_write_has_not_failed(failed: bool, tmp_path: Path) -> None:
     """Its epoch or its checkpoint met a full disk: the search ends, and the journal tells of no failure."""
-    recorder = Recorder(Journal(tmp_path), Board(), {})
+    recorder = Recorder(Journal(tmp_path), Board(), Shelf(tmp_path, 1, ()), Tally(1))
     reason = "OSError: [Errno 28] No space left on device"
     trial: Any = SimpleNamespace(config={"id": "kd-000", "epochs": 4}, get_error=lambda: reason)
     recorder.last["kd-000"] = {"failed": reason}

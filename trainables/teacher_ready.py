@@ -143,6 +143,18 @@ def joined(members: Sequence[Teacher], facts: Facts, device: str = "cpu") -> Tea
     return replace(together, accuracy=accuracy, **known)
 
 
+def busy(folder: Path) -> bool:
+    """Whether some process is making the teacher in `folder` just now."""
+    try:
+        with (folder / LOCK).open("r", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no folder yet
+        return False
+    return False
+
+
 def _trained(wanted: Wanted, facts: Facts, recipe: Recipe, folder: Path, device: str) -> Candidate:
     network = train(wanted.model, facts, recipe, folder, wanted.seed, device)
     source = f"trained here for {recipe.epochs} epochs"

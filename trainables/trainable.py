@@ -25,6 +25,7 @@ from trainables.data.splits import Facts, Split, open_split
 from trainables.data.stream import Streamed
 from trainables.data.views import to_float
 from trainables.measuring import NOTHING, Asked
+from trainables.mishaps import in_a_line, out_of_memory
 from trainables.precision import PLAIN, Precision
 from trainables.recipe import RECIPE_KEYS, Recipe
 from trainables.stages import BY_RULE, Stages
@@ -231,7 +232,10 @@ class Trial(tune.Trainable):
         return self.student
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch and measure it; what training raises is a result too, and no reason to try again."""
+        """Train one epoch and measure it; what training raises is a result too, and no reason to try again.
+
+        Where memory ran out it is raised, so that Ray tries again in a fresh process.
+        """
         if self.config.get("infeasible"):
             return not_trained(self.config)
         try:
@@ -240,9 +244,10 @@ class Trial(tune.Trainable):
             Exception
         ) as error:  # the boundary: a bug in a loss must end its trial alone, with its reason
             self.student = None
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if out_of_memory(error):
+                raise
             told = {"epoch": 0, "epochs": self.config["epochs"], "ranked_epoch": 0}
-            return {**told, "val/accuracy": float("nan"), "failed": reason, "done": True}
+            return {**told, "val/accuracy": float("nan"), "failed": in_a_line(error), "done": True}
 
     def _epoch(self) -> dict[str, Any]:
         started = time.perf_counter()

@@ -133,8 +133,9 @@ class InLockstep(FIFOScheduler):
         self._ended(trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Nobody waits for a student that failed."""
-        self._ended(trial)
+        """Nobody waits for a student that failed for good; one whose worker was lost goes on in another."""
+        if not trial.should_recover():
+            self._ended(trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """Nor for one that was stopped while it waited."""

@@ -21,24 +21,28 @@ def running(n_cpus: int) -> Iterator[None]:
     """A Ray of our own for the time of a search; raises ValueError where one runs in this process already."""
     import ray
 
+    from tuner import session
+
     if ray.is_initialized():
         raise ValueError(
             "Ray must not be running in this process yet, got a running one: call ray.shutdown()"
         )
     _ensure_token()
-    ray.init(
-        address="local",
-        num_cpus=n_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": environment()},
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with session.folder() as folder:
+        ray.init(
+            address="local",
+            num_cpus=n_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            runtime_env={"env_vars": environment()},
+            _temp_dir=str(folder),
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def environment() -> dict[str, str]:
@@ -58,6 +62,14 @@ def _ensure_token() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(secrets.token_hex(32), encoding="utf-8")
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def kill(worker: Any) -> None:
+    """End a trial's worker, which Ray then counts as lost."""
+    import ray
+
+    if worker is not None:
+        ray.kill(worker)
 
 
 def submit(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from trainables.recipe import RECIPE_KEYS
 from trainables.trainable import Task
-from tuner import baselines, standing, students
+from tuner import baselines, failures, standing, students
 from tuner.interleaving import Strand
 from tuner.journal import Event, Journal, Story, Student
 from tuner.plan import Plan
@@ -122,9 +122,9 @@ def retrain(
         _config(planned, contender, seed, n)
         for n, (seed, contender) in enumerate((s, c) for s in seeds(planned) for c in options)
     ]
-    known = past
+    known = [student for student in past if student.status not in failures.ERRORS]  # these again
     if "answer" not in board.story.results:
-        known = [student for student in past if not lost(planned, student, board)]
+        known = [student for student in known if not lost(planned, student, board)]
     left = students.unfinished(planned, configs, known, board)
     if not left:
         return []
@@ -135,7 +135,7 @@ def retrain(
         board.begin(f"confirm over {len(seeds(planned))} seeds", ("confirm", "baseline"), n_all)
 
     scheduler = make_scheduler("none", planned.recipe.epochs, planned.grace)
-    recorder, ended = students.recording(journal, board), len(configs) - len(left)
+    recorder, ended = students.recording(planned, journal, board), len(configs) - len(left)
     return [Strand(planned, task, Listed(left), scheduler, recorder, len(left), ended, begin)]
 
 

@@ -68,6 +68,7 @@ class Turns(Searcher):
     def __init__(self, strands: Sequence[Strand]) -> None:
         super().__init__(metric=METRIC, mode="max")
         self.searchers = {one.name: one.searcher for one in strands}
+        self.tallies = {one.name: one.recorder.tally for one in strands}
         self.given = {one.name: one.n_ended for one in strands}
         self.open = [one.name for one in strands]
         self.owners: dict[str, Searcher] = {}  # by Ray's name for the trial
@@ -75,6 +76,9 @@ class Turns(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next config; None where all wait for something; FINISHED where none has any more."""
         for name in sorted(self.open, key=lambda name: self.given[name]):
+            if self.tallies[name].verdict:  # given up; the others go on
+                self.open.remove(name)
+                continue
             config = self.searchers[name].suggest(trial_id)
             if config == Searcher.FINISHED:
                 self.open.remove(name)
@@ -160,6 +164,8 @@ class Recorders(tune.Callback):
 
     def __init__(self, strands: Sequence[Strand]) -> None:
         self.recorders = {one.name: one.recorder for one in strands}
+        for recorder in self.recorders.values():
+            recorder.alone = False
         self.listening = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,6 +193,7 @@ class Recorders(tune.Callback):
     on_trial_result = partialmethod(_own, "on_trial_result")
     on_trial_complete = partialmethod(_own, "on_trial_complete")
     on_trial_error = partialmethod(_own, "on_trial_error")
+    on_trial_recover = partialmethod(_own, "on_trial_recover")
     on_checkpoint = partialmethod(_own, "on_checkpoint")
 
 

@@ -106,8 +106,12 @@ class Student:
     seed: int
     hyper: dict[str, Any]
     epochs: int
-    status: str = "running"  # then finished, stopped, infeasible, diverged, failed or interrupted
+    # then finished, stopped, infeasible or interrupted, or one of those in failures.py
+    status: str = "running"
     reason: str = ""
+    diverging: str = ""  # what was no number in the last epoch, if anything
+    retries: int = 0  # how often another worker took it up after one was lost
+    repeated: int = 0  # epochs that were trained a second time after that
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
     changes: list[Event] = field(
         default_factory=list
@@ -149,13 +153,19 @@ class Story:
             known = {key: event[key] for key in ("id", "number", "kind", "role", "method", "seed")}
             student = Student(**known, hyper=event["hyper"], epochs=event["epochs"])
             if event["id"] in self.students:  # going on after an interruption
-                student.history = self.students[event["id"]].history
-                student.changes = self.students[event["id"]].changes
+                before = self.students[event["id"]]
+                student.history, student.changes = before.history, before.changes
+                student.retries, student.repeated = before.retries, before.repeated
             self.students[event["id"]] = student
         elif kind == "epoch":
             student = self.students[event["id"]]
             student.history.append(event["metrics"])
+            student.diverging = event.get("diverged", "")
             self.reports.append((student.id, len(student.history)))
+        elif kind == "retried":
+            self.students[event["id"]].retries += 1
+        elif kind == "repeated":
+            self.students[event["id"]].repeated += 1
         elif kind == "changed":
             student = self.students[event["id"]]
             student.hyper = event["hyper"]

@@ -79,7 +79,9 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     records.write(folder / RECORD, {"budget": budget, "searches": shown}, VERSION)
     console.print(Text(budget))
     with locked(folder):
-        return _finish(folder, search.run_all(planned, _command(folder, given)))
+        return _finish(
+            folder, search.run_all(planned, _command(folder, given), overwrite=overwrite)
+        )
 
 
 def _planned(

@@ -60,8 +60,8 @@ class Mirror:
                 start_new_session=True,  # Ctrl-C in the terminal is for the driver
             )
 
-    def finish(self, longer: float = 30) -> bool:
-        """Let the mirror deliver the rest; whether all was delivered within its patience and so many seconds more.
+    def finish(self, within: float | None = None) -> bool:
+        """Let the mirror deliver the rest; whether all was delivered `within` so many seconds (its patience and 30).
 
         One that somebody has killed is started again. One that is still at it, as a slow server lets it, goes on alone.
         """
@@ -70,7 +70,7 @@ class Mirror:
         if self.process.stdin:
             self.process.stdin.close()
         try:
-            return self.process.wait(self.patience + longer) == 0
+            return self.process.wait(self.patience + 30 if within is None else within) == 0
         except subprocess.TimeoutExpired:
             return False
 

@@ -130,8 +130,9 @@ class Population(FIFOScheduler):
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """One more of the population."""
+        """One more of the population, or one whose worker was lost and that goes on in another."""
         self.trials[trial.config["id"]] = trial
+        self.ended.discard(trial.config["id"])
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """PAUSE at a turn, else CONTINUE."""

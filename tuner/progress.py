@@ -21,7 +21,10 @@ from tuner.journal import Event, Story, Student
 
 REFRESH = 0.25  # seconds between two pictures of the live table
 PIPE_WIDTH = 160  # columns; nothing wraps at 80 where nobody looks at a terminal
-COUNTED = ("running", "finished", "stopped", "infeasible", "diverged", "failed")
+COUNTED = (
+    *("running", "finished", "stopped", "infeasible"),
+    *("diverged", "failed", "hung", "out of memory"),
+)
 
 
 class Board:

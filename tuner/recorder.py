@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
-import shutil
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 from rich.markup import escape
 
-from tuner import room
+from tuner import failures, room
 from tuner.budgets import REASON, Budgets
+from tuner.failures import Failure, Tally
 from tuner.journal import Journal
 from tuner.objectives import KNOWN
 from tuner.progress import Board
+from tuner.shelf import Shelf
 
-CHECKPOINTS_KEPT = 2  # of each trial: should the newest be damaged, the one before is good
 DRIVER_KEYS = (
     "epoch",
     "ranked_epoch",
@@ -25,22 +28,26 @@ DRIVER_KEYS = (
 
 
 class Recorder(tune.Callback):
-    """Writes each student's start, epochs and end; a retried epoch is not written twice."""
+    """Writes each student's start, epochs, retries and end; an epoch trained again is not written twice."""
 
     def __init__(
         self,
         journal: Journal,
         board: Board,
-        epochs_before: dict[str, int],
+        shelf: Shelf,
+        tally: Tally,
         budgets: Budgets | None = None,
     ) -> None:
-        self.journal, self.board = journal, board
+        self.journal, self.board, self.shelf, self.tally = journal, board, shelf, tally
         self.stopped = budgets.stopped if budgets else set()  # ids that a budget ended
-        self.epochs = dict(epochs_before)  # of each student, as far as written
+        self.alone = True  # whether Tune trains nothing but this search
+        # of each student, as far as written
+        self.epochs = {s.id: len(s.history) for s in board.story.students.values()}
         self.begun: set[str] = set()
-        self.checkpoints: dict[str, list[str]] = {}  # folders of each student, as far as kept
         self.last: dict[str, dict[str, Any]] = {}
         self.damages: dict[str, str] = {}  # of each student's checkpoints, as far as told
+        self.silent: dict[str, str] = {}  # who hung just now, in words
+        self.kernel_kills = failures.kernel_kills()
         self.listening = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,12 +63,8 @@ class Recorder(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """A student's first start; retries after a lost worker are no news."""
-        config = trial.config
-        if config["id"] not in self.begun:
-            self.begun.add(config["id"])
-            told = {key: config[key] for key in TOLD}
-            self.board.take(self.journal.write("student", **told))
+        """A student's first start; its retries have an event of their own."""
+        self._begin(trial)
         self.board.refresh()
 
     def on_trial_result(
@@ -75,19 +78,22 @@ class Recorder(tune.Callback):
             self.damages[identity] = damage
             after = f"goes on with epoch {result['epoch']}"
             self.board.say(escape(f"{identity} {after}: {damage}"))
-        if not result["failed"] and result["epoch"] > self.epochs.get(identity, 0):
-            self.epochs[identity] = result["epoch"]
-            metrics = {k: v for k, v in result.items() if k in DRIVER_KEYS or is_metric(k)}
-            self.board.take(self.journal.write("epoch", id=identity, metrics=metrics))
+        if result["failed"]:
+            return
+        if result["epoch"] <= self.epochs.get(identity, 0):
+            again = self.journal.write("repeated", id=identity, epoch=result["epoch"])
+            self.board.take(again)
+            return
+        self.epochs[identity] = result["epoch"]
+        metrics = {k: v for k, v in result.items() if k in DRIVER_KEYS or is_metric(k)}
+        ill = {"diverged": result["diverged"]} if result.get("diverged") else {}
+        self.board.take(self.journal.write("epoch", id=identity, metrics=metrics, **ill))
 
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any
     ) -> None:
-        """Delete a student's checkpoints but for the newest."""
-        kept = self.checkpoints.setdefault(trial.config["id"], [])
-        kept.append(checkpoint.path)
-        while len(kept) > CHECKPOINTS_KEPT:
-            shutil.rmtree(kept.pop(0), ignore_errors=True)
+        """One more checkpoint, one older one less."""
+        self.shelf.add(trial.config["id"], Path(checkpoint.path))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -112,9 +118,28 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Failed for good."""
-        reason = reason_of(trial)
-        self._no_room_is_no_failure(reason)
-        self._end(trial, "failed", reason)
+        self._begin(trial)
+        found = self._failure(trial)
+        self._no_room_is_no_failure(found.reason)
+        tries = trial.num_failures
+        again = f" {tries} times" if found.kind == failures.LOST and tries > 1 else ""
+        status = failures.FAILED if found.kind == failures.LOST else found.kind
+        self._end(trial, status, f"{found.reason}{again}")
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Its worker is gone and it goes on in another; only where the worker was lost, more than once."""
+        self._begin(trial)
+        found = self._failure(trial)
+        told = {"id": trial.config["id"], "kind": found.kind, "reason": found.reason}
+        self.board.take(self.journal.write("retried", sync=True, **told))
+        if found.kind != failures.LOST:
+            trial.max_failures = trial.num_failures
+
+    def hung(self, trial: Trial, reason: str) -> None:
+        """The watchdog is about to end this trial's worker."""
+        self.silent[trial.config["id"]] = reason
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Keep the picture fresh."""
@@ -126,11 +151,31 @@ class Recorder(tune.Callback):
         if room.lacking(reason, self.journal.path.parent):
             raise room.NoRoomError(errno.ENOSPC, reason)
 
+    def _begin(self, trial: Trial) -> None:
+        """Write a student's start, once; one whose worker could not be set up has none but in its failure."""
+        config = trial.config
+        if config["id"] not in self.begun:
+            self.begun.add(config["id"])
+            told = {key: config[key] for key in TOLD}
+            self.board.take(self.journal.write("student", **told))
+
+    def _failure(self, trial: Trial) -> Failure:
+        """Why its worker stopped."""
+        silent = self.silent.pop(trial.config["id"], "")
+        if silent:
+            return Failure(failures.HUNG, silent)
+        killed = failures.kernel_kills() > self.kernel_kills
+        return failures.classified(text_of(trial), kernel_killed=killed)
+
     def _end(self, trial: Trial, status: str, reason: str = "") -> None:
         identity = trial.config["id"]
         self.board.take(
             self.journal.write("end", id=identity, status=status, reason=reason, sync=True)
         )
+        self.shelf.end(self.board.story.students[identity])
+        self.tally.add(status, reason)
+        if self.tally.verdict and self.alone:
+            os.kill(os.getpid(), signal.SIGUSR1)  # Tune finishes its step and returns
 
 
 TOLD = ("id", "number", "kind", "role", "method", "seed", "hyper", "epochs", "label")
@@ -142,13 +187,9 @@ def is_metric(name: str) -> bool:
     return name in KNOWN or name.partition("/")[0] in sections
 
 
-def reason_of(trial: Trial) -> str:
-    """The last line of what a trial raised."""
+def text_of(trial: Trial) -> str:
+    """What Ray wrote of a trial's failures."""
     try:
-        text = str(trial.get_error())
-    except (
-        Exception
-    ) as problem:  # Ray unpickles its own error file, which a full disk may have cut short
-        text = str(problem)
-    lines = [some.strip() for some in text.splitlines() if some.strip()]
-    return lines[-1][:500] if lines else "unknown"
+        return str(trial.get_error() or "")
+    except Exception as problem:  # a full disk may have cut Ray's error file short
+        return str(problem)

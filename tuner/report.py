@@ -20,6 +20,7 @@ from tuner import (
     baselines,
     budgets,
     costs,
+    disk,
     evaluation_report,
     extension,
     goals_report,
@@ -91,7 +92,7 @@ def plan_table(planned: Plan) -> Group:
         f"({available_cpus()} CPUs here)"
         + (f", in batches of {planned.batch}" if planned.batch else ""),
         "time": _time(planned, least, most),
-        "disk": f"about {2 * (planned.n_trials + n_confirm) * 0.12 + 5:.0f} MB for a student of 16,000 parameters",
+        "disk": _disk(planned),
         "tracking": redacted(planned.tracking_uri)
         + (", which need not answer" if s.tracking_offline else ""),
     }
@@ -122,6 +123,12 @@ def _budgets_plan(planned: Plan) -> dict[str, str]:
     if settings.warm_start:
         rows["warm start"] = "\n".join(warm.given(planned)["words"])
     return rows
+
+
+def _disk(planned: Plan) -> str:
+    if not all(wanted.model for wanted in planned.teachers):
+        return "not known before the teacher has been fetched"
+    return disk.in_words(disk.forecast(planned))
 
 
 def _time(planned: Plan, least: int, most: int) -> str:

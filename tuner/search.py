@@ -24,11 +24,13 @@ from trainables.trainable import Task
 from tuner import (
     addresses,
     baselines,
+    claims,
     cluster,
     confirm,
     extension,
     ingredients,
     plan,
+    recovery,
     report,
     room,
     settings_file,
@@ -50,6 +52,8 @@ from tuner.settings import Settings, check_name
 from tuner.students import Interrupted
 from tuner.tracking import LOG, PATIENCE
 
+HURRIED_SECONDS = 3  # that a search ended by a signal waits for MLflow
+
 
 @dataclass
 class Underway:
@@ -68,36 +72,30 @@ class Underway:
 def run(settings: Settings, *, overwrite: bool = False) -> int:
     """Search from the beginning; the exit status. Raises ValueError for what cannot run, before anything is written."""
     planned = plan.make(settings)
-    taken = [
-        one.name for one in (planned, *baselines.beside([planned]).plans) if one.folder.exists()
-    ]
-    if taken and not overwrite:
-        raise ValueError(
-            f"--name must be a new search, got {taken[0]!r}, which is in {planned.out}; "
-            f"--resume {planned.name} goes on with it, --overwrite deletes it first"
-        )
+    if not overwrite:
+        for one in (planned, *baselines.beside([planned]).plans):
+            claims.check_free(one)
     if settings.warm_start:
         warm.given(planned)
-    return run_all([planned], command("--resume", planned))
+    return run_all([planned], command("--resume", planned), overwrite=overwrite)
 
 
-def run_all(planned: Sequence[Plan], resume_command: str) -> int:
-    """Search with all of these, and with what tunes their baselines, side by side; their folders are deleted first."""
+def run_all(planned: Sequence[Plan], resume_command: str, *, overwrite: bool) -> int:
+    """Search with all of these, and with what tunes their baselines, side by side."""
     beside = baselines.beside(planned)
     plans = [teaching.resolved(one) for one in (*planned, *beside.plans)]
     boards = standings.boards([one.name for one in plans])
     facts = _open(plans, boards)
     for one in plans:
-        _new_folder(one)
+        _new_folder(one, overwrite=overwrite)
     return _carry_out(_underway(plans, facts, boards, beside), resume_command)
 
 
-def _new_folder(planned: Plan) -> None:
+def _new_folder(planned: Plan, *, overwrite: bool = False) -> None:
     """The search's own, with its settings in it."""
-    if planned.folder.exists():
+    if overwrite and planned.folder.exists():
         with locked(planned.folder):
             shutil.rmtree(planned.folder)
-    planned.folder.mkdir(parents=True)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
     places["data_root"] = planned.data_root
     if planned.batch:
@@ -105,7 +103,7 @@ def _new_folder(planned: Plan) -> None:
     if planned.settings.teacher:
         places["teacher"] = tuple(one.text for one in planned.teachers)  # files by absolute paths
     places["dataset"] = sources.absolute(planned.settings.dataset)
-    settings_file.write(planned.folder, planned.settings.model_copy(update=places))
+    claims.claim(planned, settings_file.text(planned.settings.model_copy(update=places)))
 
 
 def resume(name: str, given: dict[str, Any]) -> int:
@@ -245,7 +243,7 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
         for one in searches:
             locks.enter_context(locked(one.planned.folder))
             one.journal = Journal(one.planned.folder)
-        uri, problem = first.tracking_uri, None
+        uri, problem, hurried = first.tracking_uri, None, False
         for one in searches:
             one.planned = plan.without_secrets(one.planned)
         try:
@@ -256,11 +254,12 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
                 folder, *others = (one.planned.folder for one in searches)
                 patience = 0 if first.settings.tracking_offline else PATIENCE
                 mirror = Mirror(folder, uri, first.artifacts, others, patience=patience)
-                status = _search_and_confirm(searches)
+                status = _search_and_confirm(searches, resume_command)
         except Interrupted as interrupted:
             _close_all(searches, "interrupted")
             board.say(f"Interrupted. Go on with: {resume_command}")
             status = 128 + interrupted.signal
+            hurried = True
         except BaseException as error:
             problem = room.cause(error, first.folder)
             with suppress(OSError) if problem else nullcontext():
@@ -273,7 +272,7 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
             for one in searches:
                 one.journal.close()
             if mirror and problem is None:  # without room the mirror goes on alone
-                _farewell(mirror, board, first)
+                _farewell(mirror, board, first, hurried=hurried)
     return status
 
 
@@ -404,28 +403,47 @@ def _submit(planned: Plan, function: Any, *arguments: Any) -> Any:
     )
 
 
-def _search_and_confirm(searches: Sequence[Underway]) -> int:
+def _search_and_confirm(searches: Sequence[Underway], resume_command: str) -> int:
     """The search, the finalists over seeds, the test set once, the report; the worst exit status."""
-    students.train(_strands(students.search, searches))
+    for one in searches:
+        recovery.settle(one.journal, one.board, partial(students.checkpoints, one.planned))
+    _train(students.search, searches, resume_command)
     for one in searches:
         _take_baseline(one, searches)
-    left = [one for one in searches if not _ends_here(one)]
-    students.train(_strands(_retrain, left))
+    left = [one for one in searches if one.open and not _ends_here(one)]
+    _train(_retrain, left, resume_command)
     for one in left:
-        if len(searches) > 1:
-            one.board.console.print(Text(f"\n{one.planned.name}", style="bold"))
-        try:
-            _judge_and_report(one)
-        except ValueError as error:
-            if len(searches) == 1:
-                raise
-            one.board.say(f"not reported: {error}")  # the others are
-            _close_one(one, "failed")
+        if one.open:
+            _judge_and_report(one, alone=len(searches) == 1)
     ends = [one.board.story.results["close"]["status"] for one in searches]
     return int(any(end != "finished" for end in ends))
 
 
-def _judge_and_report(one: Underway) -> None:
+def _train(
+    make: Callable[..., list[Strand]], searches: Sequence[Underway], resume_command: str
+) -> None:
+    """Train what all of them have left; a search whose trials fail in a row is given up, others go on."""
+    given_up = students.train(_strands(make, searches))
+    for one in searches:
+        if one.planned.name in given_up:
+            _close_one(one, "failed")
+            reason = given_up[one.planned.name]
+            one.board.say(escape(f"Given up: {reason} Then go on with: {resume_command}"))
+
+
+def _judge_and_report(one: Underway, *, alone: bool) -> None:
+    if not alone:
+        one.board.console.print(Text(f"\n{one.planned.name}", style="bold"))
+    try:
+        _judge(one)
+    except ValueError as error:
+        if alone:
+            raise
+        one.board.say(f"not reported: {error}")  # the others are
+        _close_one(one, "failed")
+
+
+def _judge(one: Underway) -> None:
     planned, task, journal, board = one.planned, one.task, one.journal, one.board
     answer = verdict.judge(planned, task, journal, board, partial(_submit, planned))
     report.write(planned, task, board.story, answer, journal)
@@ -500,10 +518,13 @@ def _close(journal: Journal, board: Board, status: str) -> None:
         board.story.add(journal.write("close", status=status, sync=True))
 
 
-def _farewell(mirror: Mirror, board: Board, planned: Plan) -> None:
-    """Wait until MLflow has everything, and say where to look."""
-    with board.waiting("handing the rest to MLflow"):
-        complete = mirror.finish()
+def _farewell(mirror: Mirror, board: Board, planned: Plan, *, hurried: bool) -> None:
+    """Wait until MLflow has everything, and say where to look; after a signal it goes on alone after a moment."""
+    try:
+        with board.waiting("handing the rest to MLflow"):
+            complete = mirror.finish(HURRIED_SECONDS if hurried else None)
+    except Interrupted:  # who is impatient now has lost nothing
+        complete = False
     if not complete:
         board.say(
             escape(f"MLflow has not got everything yet ({mirror.trouble()}); nothing is lost: ")

@@ -180,6 +180,13 @@ class Settings(BaseModel):
         0, ge=0, allow_inf_nan=False, description="GPUs of a trial, a fraction to share one"
     )
 
+    hang_after: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds without a report after which a trial's worker is ended, if ten times its longest epoch is "
+        "less (default: 300, and 1800 before its first)",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of a student's passes; auto takes what a probe finds faster"
     )
@@ -305,7 +312,7 @@ GROUPS = {
     "the recipe": ("batch_size", "lr", "optimizer", "label_smoothing", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds", "tune_baseline", "evaluate"),
     "the machine": (
-        *("max_concurrent", "cpus_per_trial", "gpus_per_trial"),
+        *("max_concurrent", "cpus_per_trial", "gpus_per_trial", "hang_after"),
         *("precision", "memory_format", "cache_size", "no_cache"),
     ),
     "the records": ("out", "name", "tracking_uri", "tracking_offline"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from trainables import records
 from tuner import addresses
@@ -26,7 +27,16 @@ def read(folder: Path) -> Settings:
 
 
 def write(folder: Path, settings: Settings) -> None:
-    """The whole file or nothing, without passwords."""
+    """The whole file or nothing."""
+    records.write(folder / SETTINGS, _shown(settings), VERSION)
+
+
+def text(settings: Settings) -> str:
+    """The file's content."""
+    return records.text(_shown(settings), VERSION)
+
+
+def _shown(settings: Settings) -> dict[str, Any]:
+    """Without passwords."""
     hidden = settings.tracking_uri and addresses.redacted(settings.tracking_uri)
-    shown = settings.model_copy(update={"tracking_uri": hidden})
-    records.write(folder / SETTINGS, shown.model_dump(mode="json"), VERSION)
+    return settings.model_copy(update={"tracking_uri": hidden}).model_dump(mode="json")

@@ -15,21 +15,23 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
-from rich.markup import escape
 
-from trainables.checkpoint import STATE, read_state
 from trainables.trainable import Task, Trial, not_trained
-from tuner import interleaving, schedulers, sizes, warm
+from tuner import evictions, failures, interleaving, schedulers, shelf, sizes, warm
 from tuner.batches import InBatches, InLockstep
 from tuner.budgets import Budgets
+from tuner.failures import Tally
 from tuner.interleaving import CHECKPOINTS, Recorders, Strand
 from tuner.journal import Journal, Student
 from tuner.objectives import KNOWN
+from tuner.pace import Pace
 from tuner.plan import Plan
 from tuner.population import Change, Member, Population, ranked_accuracy
 from tuner.progress import Board
 from tuner.recorder import Recorder
 from tuner.samplers import METRIC, Config, Listed, SafeOptunaSearch
+from tuner.shelf import Shelf
+from tuner.watchdog import Patience, Watchdog, longest_epoch
 
 MAX_FAILURES = 3  # of a trial's worker, before the trial counts as failed
 
@@ -119,18 +121,24 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> list[St
         board.begin(f"search {planned.name}", ("search",), planned.n_trials, epochs_after=after)
 
     left = planned.n_trials - n_ended
-    recorder = recording(journal, board, budgets)
+    recorder = recording(planned, journal, board, budgets)
     return [Strand(planned, task, searcher, scheduler, recorder, left, n_ended, begin, budgets)]
 
 
-def recording(journal: Journal, board: Board, budgets: Budgets | None = None) -> Recorder:
+def recording(
+    planned: Plan, journal: Journal, board: Board, budgets: Budgets | None = None
+) -> Recorder:
     """What writes down a search's next trials."""
-    before = {s.id: len(s.history) for s in board.story.students.values()}
-    return Recorder(journal, board, before, budgets)
+    past = board.story.students.values()
+    kept = Shelf(planned.folder / CHECKPOINTS, planned.settings.confirm_top, past)
+    return Recorder(journal, board, kept, Tally(planned.slots), budgets)
 
 
-def train(strands: Sequence[Strand]) -> None:
-    """Train what all of these have left, side by side as far as that can be; raises Interrupted."""
+def train(strands: Sequence[Strand]) -> dict[str, str]:
+    """Train what all of these have left, side by side as far as that can be; raises Interrupted.
+
+    Searches that were given up, because too many of their trials had failed in the same way, by name with the reason.
+    """
     for group in interleaving.groups(strands):
         for strand in group:
             strand.begin()
@@ -142,6 +150,8 @@ def train(strands: Sequence[Strand]) -> None:
         for strand in group:
             if strand.budgets:
                 strand.budgets.end_the_rest()
+    verdicts = {one.name: one.recorder.tally.verdict for one in strands}
+    return {name: reason for name, reason in verdicts.items() if reason}
 
 
 def _fit(strands: Sequence[Strand]) -> None:
@@ -154,10 +164,12 @@ def _fit(strands: Sequence[Strand]) -> None:
     home = first.folder if alone else first.out / (first.settings.experiment or first.name)
     n_students = sum(one.n_left for one in strands)
     stops = interleaving.OwnBudgets(strands)
+    callbacks = [recorder, _watchdog(strands)]
     tuner = make_tuner(
-        trainable, searcher, scheduler, n_students, first.slots, home, [recorder], stops
+        trainable, searcher, scheduler, n_students, first.slots, home, callbacks, stops
     )
     _Signals.recorder = recorder
+    evictions.survive()
     try:
         with quiet():
             tuner.fit()
@@ -165,6 +177,19 @@ def _fit(strands: Sequence[Strand]) -> None:
         _Signals.recorder = None
     if _Signals.received:
         raise Interrupted(_Signals.received)
+
+
+def _watchdog(strands: Sequence[Strand]) -> Watchdog:
+    """One for all trials that are trained side by side."""
+    own = {one.name: one for one in strands}
+    paces = {one.name: Pace(one.planned, one.task) for one in strands}
+    past = (s for one in strands for s in one.recorder.board.story.students.values())
+    patience = Patience(strands[0].planned.settings.hang_after, longest_epoch(past))
+    return Watchdog(
+        patience,
+        lambda config: paces[config["search"]].epoch_seconds(config),
+        lambda trial, reason: own[trial.config["search"]].recorder.hung(trial, reason),
+    )
 
 
 def make_tuner(
@@ -303,14 +328,7 @@ def checkpoints(
     planned: Plan, identity: str, say: Callable[[str], None] = lambda _: None
 ) -> dict[Path, int]:
     """A student's checkpoints that can be read, with their epochs; the others are said."""
-    folders = (planned.folder / CHECKPOINTS).glob(f"{identity}/checkpoint_*/{STATE}")
-    good = {}
-    for path in sorted(folders):
-        try:
-            good[path.parent] = int(read_state(path.parent)["epoch"])
-        except ValueError as error:
-            say(escape(f"{identity}: {error}; it goes on from an earlier one"))
-    return good
+    return shelf.readable(planned.folder / CHECKPOINTS / identity, say)
 
 
 def directory_name(trial: TuneTrial) -> str:
@@ -422,7 +440,7 @@ def _as_past(
     if student.status == "infeasible":
         return config, not_trained(config), False
     results = _as_results(student)
-    return config, results[-1] if results else None, student.status == "failed"
+    return config, results[-1] if results else None, student.status in failures.ERRORS
 
 
 def _waits(student: Student, scheduler: TrialScheduler) -> bool:

@@ -17,7 +17,7 @@ from trainables.champion import read_record
 from trainables.data.splits import Facts
 from trainables.recipe import Recipe
 from trainables.teacher import Teacher
-from trainables.teacher_ready import folder_of, joined, ready
+from trainables.teacher_ready import busy, folder_of, joined, ready
 from trainables.teacher_training import progress, recipe_of
 from trainables.teacher_wanted import REGISTRY, Wanted
 from tuner import plan, tracking
@@ -152,7 +152,8 @@ def _trained(
     done, _ = progress(folder)
     on = f", going on after epoch {done}" if done else ""
     seed = f" with seed {wanted.seed}" if wanted.seed else ""
-    board.say(f"teacher: training {wanted.model} for {recipe.epochs} epochs{seed}{on}")
+    what = f"training {wanted.model} for {recipe.epochs} epochs{seed}{on}"
+    board.say(f"teacher: {'waiting for another search that is ' if busy(folder) else ''}{what}")
     with board.counting(f"teacher {wanted.model}", recipe.epochs) as show:
 
         def meanwhile() -> None:

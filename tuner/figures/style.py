@@ -39,6 +39,8 @@ LOOK = {
     "stopped": Look(GREY, "v", "stopped early"),
     "diverged": Look(ORANGE, "x", "diverged"),
     "failed": Look(PURPLE, "s", "failed"),
+    "hung": Look(PURPLE, "s", "hung"),
+    "out of memory": Look(PURPLE, "s", "out of memory"),
 }
 
 
