@@ -79,11 +79,9 @@ def test_another_question_is_allowed_and_said(tmp_path: Path) -> None:
     earlier(tmp_path, "other", (NEAR, "finished", 4), dataset="mnist", epochs=7)
     earlier(tmp_path, "same", (NEAR, "finished", 4))
     other, same = given(tmp_path, "other", "same")["words"]
-    assert other.startswith(
-        "1 trials of other; they answered another question (dataset mnist, here"
-    )
+    assert other.startswith("1 trial of other; they answered another question (dataset mnist, here")
     assert "epochs 7, here 20" in other and other.endswith("and only guide this one")
-    assert same == "1 trials of same"
+    assert same == "1 trial of same"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def _lesson(planned: Plan, student: Student) -> dict[str, Any]:
 
 def _in_words(planned: Plan, name: str, told: Story, n_usable: int, n_found: int) -> str:
     """`12 trials of kd-digits-1`, what of them was left out, and which other question they answered."""
-    said = f"{n_usable} trials of {name}"
+    said = f"{n_usable} trial{'s' if n_usable != 1 else ''} of {name}"
     if n_usable < n_found:
         said += f" ({n_found - n_usable} outside the space left out)"
     settings: Mapping[str, Any] = told.search.get("settings", {})
