@@ -94,7 +94,7 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> None:
             planned.known,
             planned.goals,
         )
-        optuna_search.replay([_as_past(planned, student, scheduler) for student in past])
+        optuna_search.replay([as_past(planned, student, scheduler) for student in past])
         searcher = optuna_search
     left = planned.n_trials - len([s for s in past if _ended(s)])
     if left:
@@ -336,9 +336,10 @@ def _ended(student: Student) -> bool:
     return student.status not in ("running", "interrupted")
 
 
-def _as_past(
+def as_past(
     planned: Plan, student: Student, scheduler: TrialScheduler
 ) -> tuple[Config, dict[str, Any] | None, bool]:
+    """What a searcher is told of an earlier student: its config, its last result if it has ended, whether it failed."""
     config = trial_config(planned, student.number, student.hyper)
     if not _ended(student):
         epoch = len(student.history)
