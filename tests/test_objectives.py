@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from ray.tune.schedulers import FIFOScheduler
 from torch import Tensor, nn
 
 import tune
@@ -166,7 +167,7 @@ def test_plan_says_what_is_searched_for(capsys: pytest.CaptureFixture[str]) -> N
     two = ("--objective", "n_parameters", "--objective", "val/accuracy")
     assert tune.main([*KD, "--plan", *two, "--constraint", "latency_ms<50"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    words = "n_parameters (min) and val/accuracy (max): a front; finalists by val/accuracy"
+    words = "n_parameters (min), val/accuracy (max): a front; finalists by val/accuracy"
     assert words in told and words == in_words(planned(objective=[two[1], two[3]]).goals)
     assert "latency_ms < 50, known after the last epoch" in told
     assert tune.main([*KD, "--plan"]) == 0
@@ -263,6 +264,20 @@ def test_too_large_a_student_is_told_without_a_value() -> None:
             (TrialState.PRUNED, None) if search == "tpe" else (TrialState.COMPLETE, [0.7, 101])
         )
         assert (told.state, told.values) == expected
+
+
+def test_the_journal_tells_the_study_what_the_trials_told() -> None:
+    """A finished trial's objectives and its gap, and one that was too large, as `replay` gets them."""
+    asked = {"objective": ["val/accuracy", "val/ece"], "constraint": ["n_parameters < 5000"]}
+    found = planned(**asked, set=["student=choice(convnet4,convnet8)"])
+    last = {"val/ece": 0.1, "n_parameters": 1854.0}
+    finished = trial(1, 0.9, last=last, hyper={"student": "convnet4"})
+    large = trial(2, 0.0, history=[], status="infeasible", hyper={"student": "convnet8"})
+    for student, values, gap in ((finished, [0.9, 0.1], -0.6292), (large, None, 0.3732)):
+        _, result, error = students.as_past(found, student, FIFOScheduler())
+        assert result is not None and not error
+        assert found.goals.values(result) == values
+        assert found.goals.gap(result) == pytest.approx(gap)
 
 
 def trial(number: int, accuracy: float, worst: float = 0.0, **more: Any) -> Student:

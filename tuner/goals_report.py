@@ -7,7 +7,7 @@ from typing import Any
 
 from tuner import standing
 from tuner.journal import Story, Student
-from tuner.objectives import in_words
+from tuner.objectives import AT_THE_END, in_words
 from tuner.plan import Plan
 from tuner.progress import settings_in_words
 from tuner.standing import Outcomes
@@ -68,9 +68,9 @@ def _kept(planned: Plan, told: Story) -> list[str]:
         found = [outcomes[one.name] for outcomes in known if one.name in outcomes]
         kept = sum(map(one.met, found))
         said.append(f"Constraint {one}: kept by {kept} of {len(found)} trials that tell.")
-    untrained = sum(s.status == "infeasible" for s in trials)
+    untrained = ", ".join(s.id for s in trials if s.status == "infeasible")
     if untrained:
-        said.append(f"{untrained} trials break one by their size alone and were not trained.")
+        said.append(f"Not trained, because the student's size alone breaks one: {untrained}.")
     return said
 
 
@@ -116,8 +116,7 @@ def _caveats(planned: Plan, told: Story) -> list[str]:
     those = [s.id for s in told.of_kind("search") if standing.masked(planned, s)]
     if those:
         said.append(f"Masked gradients ({', '.join(those)}): robust accuracy counts as 0 there.")
-    asked = (*planned.goals.objectives, *planned.goals.constraints)
-    if LATENCY in [one.name for one in asked] and planned.slots > 1:
+    if LATENCY in planned.goals.names(AT_THE_END) and planned.slots > 1:
         said.append(f"{LATENCY} was measured with up to {planned.slots - 1} other trials beside.")
     return said
 

@@ -223,8 +223,8 @@ def check_together(texts: Iterable[str]) -> None:
 
 
 def in_words(asked: Goals) -> str:
-    """`val/accuracy (max) and n_parameters (min): a front`."""
-    listed = " and ".join(f"{one.name} ({one.direction})" for one in asked.objectives)
+    """`val/accuracy (max), n_parameters (min): a front; finalists by val/accuracy`."""
+    listed = ", ".join(f"{one.name} ({one.direction})" for one in asked.objectives)
     if not asked.several:
         return listed
     return f"{listed}: a front; finalists by {asked.decider.name}"

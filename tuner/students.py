@@ -108,7 +108,7 @@ def search(planned: Plan, task: Task, journal: Journal, board: Board) -> list[St
         )
         optuna_search.learn(warm.lessons(board.story))
         made = InBatches(optuna_search, planned.batch) if planned.batch else optuna_search
-        made.replay([_as_past(planned, student, scheduler, board) for student in past])
+        made.replay([as_past(planned, student, scheduler, board) for student in past])
         searcher = made
     n_ended = len([s for s in past if _ended(s)])
     if n_ended == planned.n_trials or (budgets.over and past and n_ended == len(past)):
@@ -430,9 +430,10 @@ def _ended(student: Student) -> bool:
     return student.status not in ("running", "interrupted")
 
 
-def _as_past(
+def as_past(
     planned: Plan, student: Student, scheduler: TrialScheduler, board: Board
 ) -> tuple[Config, dict[str, Any] | None, bool]:
+    """What a searcher is told of an earlier student: its config, its last result if it has ended, whether it failed."""
     config = trial_config(planned, student.number, student.hyper)
     if not _ended(student):
         before = len(student.history) if _waits(student, scheduler) else _next_epoch(student)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def _pair(
     _marks(axes, on_front, spots, (FRONT, "o", "on the front"), 5)
     default = trials[0]
     if default.id in spots:
-        look = {"s": 160, "facecolors": "none", "edgecolors": RING, "linewidths": 1.5}
+        look: Any = {"s": 160, "facecolors": "none", "edgecolors": RING, "linewidths": 1.5}
         axes.scatter(*spots[default.id], label="published default", zorder=4, **look)
     plain = of_plain(planned, told, answer)
     if all(one.name in plain for one in pair):
@@ -91,7 +91,7 @@ def _line(axes: Axes, spots: list[Values], pair: tuple[Objective, Objective]) ->
     ends = sorted(spots[i] for i in pareto.front(points))
     if len(ends) > 1:
         # with x to be low a point's y holds to its right, with x to be high to its left
-        where = "post" if pair[0].direction == "min" else "pre"
+        where: Literal["post", "pre"] = "post" if pair[0].direction == "min" else "pre"
         axes.step(*zip(*ends, strict=True), where=where, color=FRONT, lw=1, zorder=1)
 
 
