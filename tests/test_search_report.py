@@ -14,6 +14,7 @@ import search_spaces
 from tuner import figures, plan, safety_report, search_report
 from tuner.figures import Seen, explore
 from tuner.figures.seen import from_unit, is_log, unit
+from tuner.figures.style import short
 from tuner.figures.surface import surface
 from tuner.importance import Importances, importances
 from tuner.journal import Story
@@ -234,6 +235,21 @@ def test_trials_in_words_are_ordered_as_finalists_are(seen: Seen) -> None:
     assert [row[2] for row in rows[-2:]] == ["stopped"] * 2
     accuracies = [float(row[4]) for row in rows[:18]]
     assert accuracies == sorted(accuracies, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-4, "1e-4"),
+        (1.5e-6, "1.5e-6"),
+        (0.001, "0.001"),
+        (4.4721, "4.47"),
+        (0, "0"),
+        (256, "256"),
+    ],
+)
+def test_numbers_on_axes_are_short(value: float, text: str) -> None:
+    assert short(value) == text
 
 
 def test_importances_without_shares_have_no_rows() -> None:

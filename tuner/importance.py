@@ -126,7 +126,7 @@ def _shares(trials: Sequence[FrozenTrial], n_trees: int) -> dict[str, float]:
 
 def _in_words(planned: Plan, shares: Sequence[Share], n: int) -> str:
     """Who decided most, and how far that can be trusted."""
-    first, second = shares[:2]
+    first, *others = shares
     said = [
         f"{first.name} decided most: {100 * first.share:.0f} % of what single hyperparameters explain of the "
         f"differences between the {n} trials trained in full (fANOVA).",
@@ -134,8 +134,9 @@ def _in_words(planned: Plan, shares: Sequence[Share], n: int) -> str:
     ]
     if n <= MOST_RESAMPLED:
         said.append("From so few trials they are rough: the range is over resampled trials.")
-    if first.low <= second.high:
-        said.append(f"The ranges overlap: it may as well be {second.name}.")
+    rivals = [one.name for one in others if one.high >= first.low]
+    if rivals:
+        said.append(f"The ranges overlap: it may as well be {' or '.join(rivals)}.")
     conditional = [name for name, domain in planned.searched.items() if domain.when]
     if conditional:
         said.append(f"Left out, as not every trial has it: {', '.join(conditional)}.")

@@ -16,6 +16,7 @@ from tuner.figures.seen import Seen, ends, is_log, on_axis, place, unit
 SLICES, PARALLEL = "One dimension at a time", "All dimensions of a trial"
 COLUMNS = 3
 MOST = 9  # panels or axes that can still be read
+IN_A_ROW = 5  # names below axes that do not touch; more stand in two rows
 ACCURACY = "validation accuracy, %"
 
 
@@ -93,7 +94,10 @@ def parallel(seen: Seen) -> tuple[Figure, str] | None:
     for x, name in enumerate(names):
         _axis(axes, x, _ticks(seen.planned.searched[name]))
     _axis(axes, len(names), {0.0: f"{low:.1f}", 1.0: f"{high:.1f}"}, ha="left")
-    axes.set_xticks(range(len(names) + 1), [*names, "accuracy, %"])
+    labels = [*names, "accuracy, %"]
+    if len(labels) > IN_A_ROW:
+        labels = ["\n" * (i % 2) + label for i, label in enumerate(labels)]
+    axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks([])
     axes.set_ylim(0, 1)
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -125,7 +129,7 @@ def _ticks(domain: Domain) -> dict[float, str]:
         return {i / last: str(value) for i, value in enumerate(domain.values)}
     low, high = ends(domain)
     middle = math.sqrt(low * high) if is_log(domain) else (low + high) / 2
-    return {unit(domain, value): f"{value:.3g}" for value in (low, middle, high)}
+    return {unit(domain, value): style.short(value) for value in (low, middle, high)}
 
 
 def _axis(axes: Axes, x: int, ticks: dict[float, str], ha: str = "right") -> None:

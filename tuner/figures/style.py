@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from search_spaces import Domain
 from tuner.figures.seen import Seen, ends, is_log, on_axis
 from tuner.journal import Student
 
 # Okabe and Ito's palette, safe for colour-blind readers
-BLUE, GREY, ORANGE, PURPLE, GREEN = "#0072B2", "#8C8C8C", "#D55E00", "#CC79A7", "#009E73"
+BLUE, GREY, ORANGE, PURPLE, BLACK = "#0072B2", "#8C8C8C", "#D55E00", "#CC79A7", "#000000"
 MAP = "viridis"
+MOST_TICKS = 6  # of listed numbers, each with a tick of its own
 WIDTH = 6.4  # inches; at 130 dots an inch as wide as the report
 STYLE: Any = {
     "font.size": 10,
@@ -37,7 +37,7 @@ class Look(NamedTuple):
 LOOK = {
     "finished": Look(BLUE, "o", "trained in full"),
     "stopped": Look(GREY, "v", "stopped early"),
-    "diverged": Look(ORANGE, "x", "diverged"),
+    "diverged": Look(BLACK, "x", "diverged"),
     "failed": Look(PURPLE, "s", "failed"),
     "hung": Look(PURPLE, "s", "hung"),
     "out of memory": Look(PURPLE, "s", "out of memory"),
@@ -120,10 +120,21 @@ def scale(axes: Axes, axis: str, name: str, domain: Domain) -> None:
         ticks.set_major_locator(FixedLocator(range(len(domain.values))))
         ticks.set_ticklabels([str(value) for value in domain.values])
         getattr(axes, f"set_{axis}lim")(-0.5, len(domain.values) - 0.5)
-    elif is_log(domain):
-        low, high = ends(domain)
+        return
+    if is_log(domain):
         getattr(axes, f"set_{axis}scale")("log")
-        wide = math.log10(high / low) > 1.5
-        ticks.set_major_locator(LogLocator(subs=(1,) if wide and high / low >= 1000 else (1, 2, 5)))
-        ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+        low, high = ends(domain)
+        ticks.set_major_locator(LogLocator(subs=(1,) if high / low >= 1000 else (1, 2, 5)))
         ticks.set_minor_formatter(NullFormatter())
+        ticks.set_major_formatter(FuncFormatter(short))
+    if 0 < len(domain.values) <= MOST_TICKS:
+        ticks.set_major_locator(FixedLocator([float(value) for value in domain.values]))
+        ticks.set_minor_locator(NullLocator())
+
+
+def short(value: float, position: int = 0) -> str:
+    """`0.05`, `4.47`, `1e-4`: three digits, as few letters as say it; for axes, which pass a position too."""
+    if not 0 < value < 0.001:
+        return f"{value:.3g}"
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(power)}"
