@@ -34,7 +34,7 @@ def test_a_damaged_checkpoint_is_told_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the first epoch after it, and where the student goes on."""
-    recorder = Recorder(Journal(tmp_path), Board(), {"kd-000": 2})
+    recorder = Recorder(Journal(tmp_path), Board(), {"kd-000": 3})
     trial: Any = SimpleNamespace(config={"id": "kd-000"})
     for epoch in (2, 3):
         result = {"epoch": epoch, "failed": "", "damage": "a damaged one: /out/state.pt"}
