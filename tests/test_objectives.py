@@ -274,7 +274,7 @@ def test_the_journal_tells_the_study_what_the_trials_told() -> None:
     finished = trial(1, 0.9, last=last, hyper={"student": "convnet4"})
     large = trial(2, 0.0, history=[], status="infeasible", hyper={"student": "convnet8"})
     for student, values, gap in ((finished, [0.9, 0.1], -0.6292), (large, None, 0.3732)):
-        _, result, error = students.as_past(found, student, FIFOScheduler())
+        _, result, error = students.as_past(found, student, FIFOScheduler(), Board())
         assert result is not None and not error
         assert found.goals.values(result) == values
         assert found.goals.gap(result) == pytest.approx(gap)
