@@ -30,6 +30,7 @@ from tuner import confirm, goals_report, plan, sizes, standing, students, unmet
 from tuner.journal import FILE, Journal, Story, Student, read, story
 from tuner.objectives import KNOWN, USUAL, Constraint, Goals, goals, in_words, parse
 from tuner.plan import Plan
+from tuner.progress import Board
 from tuner.samplers import METRIC, Config, SafeOptunaSearch
 from tuner.settings import make
 from tuner.strategies import FOR_SEVERAL, SEARCHES

@@ -164,7 +164,7 @@ def _fit(strands: Sequence[Strand]) -> None:
     home = first.folder if alone else first.out / (first.settings.experiment or first.name)
     n_students = sum(one.n_left for one in strands)
     stops = interleaving.OwnBudgets(strands)
-    callbacks = [recorder, _watchdog(strands)]
+    callbacks: list[tune.Callback] = [recorder, _watchdog(strands)]
     tuner = make_tuner(
         trainable, searcher, scheduler, n_students, first.slots, home, callbacks, stops
     )
