@@ -10,9 +10,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from tuner import pareto, standing
+from tuner import confirm, pareto, standing
 from tuner.figures import STYLE, Picture
-from tuner.goals_report import of_plain
 from tuner.journal import Story, Student
 from tuner.objectives import BEFORE, Objective
 from tuner.plan import Plan
@@ -22,13 +21,13 @@ WIDE = 10.0  # times the smallest value, from which sizes are drawn on a log sca
 Values = tuple[float, float]
 
 
-def draw(planned: Plan, told: Story, answer: dict[str, Any], folder: Path) -> list[Picture]:
+def draw(planned: Plan, told: Story, folder: Path) -> list[Picture]:
     """PNG files in `folder`, one a pair of objectives; none where there is one objective."""
     pictures = []
     with plt.rc_context(STYLE):
         for first, second in itertools.combinations(planned.goals.objectives, 2):
             figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-            caption = _pair(axes, planned, told, answer, (second, first))
+            caption = _pair(axes, planned, told, (second, first))
             names = "-".join(one.name.replace("/", "_") for one in (first, second))
             path = folder / f"front-{names}.png"
             figure.savefig(path)
@@ -42,7 +41,6 @@ def _pair(
     axes: Axes,
     planned: Plan,
     told: Story,
-    answer: dict[str, Any],
     pair: tuple[Objective, Objective],
 ) -> str:
     """The trials over two objectives (x, y); what the picture shows, in words."""
@@ -57,7 +55,7 @@ def _pair(
     if default.id in spots:
         look: Any = {"s": 160, "facecolors": "none", "edgecolors": RING, "linewidths": 1.5}
         axes.scatter(*spots[default.id], label="published default", zorder=4, **look)
-    plain = of_plain(planned, told, answer)
+    plain = standing.mean(planned, confirm.plain_students(planned, told))
     if all(one.name in plain for one in pair):
         axes.scatter(*_spot(plain, pair), color=PLAIN, marker="D", s=45, label="plain", zorder=3)
     for axis, one in zip("xy", pair, strict=True):
