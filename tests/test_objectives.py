@@ -378,7 +378,7 @@ def test_a_masked_student_is_marked_and_counts_as_0() -> None:
         trial(2, 0.9, 0.0, last=masked),
     ]
     told = Story(students={s.id: s for s in trials})
-    table = goals_report.rows(found, told, {"rows": {}, "seeds": []})
+    table = goals_report.rows(found, told)
     assert [row[0] for row in table[1:]] == ["kd-002", "kd-001", "kd-000"]
     assert table[1][2:4] == ["0.00", "masked"]
     assert table[3][3] == "published default, not on the front"

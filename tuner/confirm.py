@@ -167,6 +167,12 @@ def over_seeds(planned: Plan, told: Story, contender: Contender) -> standing.Out
     return standing.mean(planned, retrained(planned, told, contender))
 
 
+def plain_students(planned: Plan, told: Story) -> list[Student]:
+    """The plain student, seed by seed; empty where it was not trained in full with every seed."""
+    plain = Contender("vanilla", "vanilla", {})
+    return retrained(planned, told, plain) if trained(planned, told, plain) else []
+
+
 def retrained(planned: Plan, told: Story, contender: Contender) -> list[Student]:
     """A contender's students, seed by seed."""
     return [told.students[contender.identity(seed)] for seed in seeds(planned)]

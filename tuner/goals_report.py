@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tuner import standing
+from tuner import confirm, standing
 from tuner.journal import Story, Student
 from tuner.objectives import AT_THE_END, in_words
 from tuner.plan import Plan
@@ -31,7 +31,7 @@ def sentences(planned: Plan, told: Story, answer: dict[str, Any]) -> list[str]:
     ]
 
 
-def rows(planned: Plan, told: Story, answer: dict[str, Any]) -> list[list[str]]:
+def rows(planned: Plan, told: Story) -> list[list[str]]:
     """The front, best first by the first objective, then the default and the plain student; header first."""
     if not planned.goals.several:
         return []
@@ -45,18 +45,11 @@ def rows(planned: Plan, told: Story, answer: dict[str, Any]) -> list[list[str]]:
     if default not in on_front and default.history:
         known, (note, setting) = standing.outcomes(planned, default), _last(planned, default)
         table.append([default.id, *_shown(planned, known), f"{note}, not on the front", setting])
-    plain = of_plain(planned, told, answer)
+    plain = confirm.plain_students(planned, told)
     if plain:
-        note = f"plain student, mean of {len(answer['seeds'])} seeds"
-        table.append(["", *_shown(planned, plain), note, "plain"])
+        known, note = standing.mean(planned, plain), f"plain student, mean of {len(plain)} seeds"
+        table.append(["", *_shown(planned, known), note, "plain"])
     return table
-
-
-def of_plain(planned: Plan, told: Story, answer: Mapping[str, Any]) -> Outcomes:
-    """The plain student's outcomes, the mean over the confirmation's seeds; empty where it was not trained."""
-    students = [s for s in told.of_kind("baseline") if s.role == "vanilla" and s.complete]
-    whole = len(students) == len(answer["seeds"]) and "vanilla" in answer["rows"]
-    return standing.mean(planned, students) if whole else {}
 
 
 def _kept(planned: Plan, told: Story) -> list[str]:

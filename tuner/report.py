@@ -351,7 +351,7 @@ def final_table(planned: Plan, told: Story, answer: dict[str, Any]) -> Group:
     parts: list[Any] = [
         Text(sentence, style="bold" if i == 0 else "") for i, sentence in enumerate(said)
     ]
-    front = goals_report.rows(planned, told, answer)
+    front = goals_report.rows(planned, told)
     if front:
         parts += [Text(), rich_table("Pareto front, on validation, one seed a trial", front)]
     parts += [
@@ -392,7 +392,7 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "quality": evaluation_report.quality_rows(answer),
         "evaluation_words": evaluation_report.sentences(answer),
         "goals_words": goals_report.sentences(planned, told, answer),
-        "front": goals_report.rows(planned, told, answer),
+        "front": goals_report.rows(planned, told),
         "teacher": teacher_report.rows(answer["teacher"]),
         "teacher_words": teacher_report.sentences(planned, answer),
         "outcomes": outcomes(told),

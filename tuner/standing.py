@@ -24,12 +24,12 @@ def outcomes(planned: Plan, student: Student) -> Outcomes:
 
 
 def mean(planned: Plan, students: Sequence[Student]) -> Outcomes:
-    """The same of several students of one setting: the mean of each objective that all of them have."""
+    """The same of several students of one setting: the mean of each objective that all have; of none, nothing."""
     found = [outcomes(planned, student) for student in students]
     return {
         name: fmean(one[name] for one in found)
         for name in KNOWN
-        if all(name in one for one in found)
+        if found and all(name in one for one in found)
     }
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from tuner import pareto, standing
+from tuner import confirm, pareto, standing
 from tuner.figures.seen import Seen
 from tuner.figures.style import new
-from tuner.goals_report import of_plain
 from tuner.journal import Story, Student
 from tuner.objectives import BEFORE, Objective
 from tuner.plan import Plan
@@ -28,7 +27,7 @@ def draw(seen: Seen) -> Iterator[tuple[str, Figure, str]]:
     for first, second in itertools.combinations(seen.planned.goals.objectives, 2):
         figure, axes = new(3.6)
         title = f"Pareto front: {first.words} and {second.words}. "
-        caption = title + _pair(axes, seen.planned, seen.told, seen.answer, (second, first))
+        caption = title + _pair(axes, seen.planned, seen.told, (second, first))
         names = "-".join(one.name.replace("/", "_") for one in (first, second))
         yield f"front-{names}", figure, caption
 
@@ -37,7 +36,6 @@ def _pair(
     axes: Axes,
     planned: Plan,
     told: Story,
-    answer: Mapping[str, Any],
     pair: tuple[Objective, Objective],
 ) -> str:
     """The trials over two objectives (x, y); what the picture shows, in words."""
@@ -52,7 +50,7 @@ def _pair(
     if default.id in spots:
         look: Any = {"s": 160, "facecolors": "none", "edgecolors": RING, "linewidths": 1.5}
         axes.scatter(*spots[default.id], label="published default", zorder=4, **look)
-    plain = of_plain(planned, told, answer)
+    plain = standing.mean(planned, confirm.plain_students(planned, told))
     if all(one.name in plain for one in pair):
         axes.scatter(*_spot(plain, pair), color=PLAIN, marker="D", s=45, label="plain", zorder=3)
     for axis, one in zip("xy", pair, strict=True):
