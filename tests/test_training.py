@@ -284,6 +284,15 @@ def test_against_torch_optim_over_twelve_steps(
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize(("share", "handed"), [(0.0, None), (0.25, torch.tensor(0.25))])
+def test_label_smoothing_reaches_every_batch(
+    share: float, handed: Tensor | None, place: Callable[[str], Workplace]
+) -> None:
+    """The recipe's share as a tensor; 0 hands nothing on, which is what there was before."""
+    run = place("vanilla").training(config("vanilla", label_smoothing=share))
+    assert [batch.smoothing for batch, _ in run._batches()] == [handed] * 4
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_make_optimizer_takes_the_recipe(optimizer: str) -> None:
     made = make_optimizer(
