@@ -140,7 +140,8 @@ def settle(trial: Trial, folder: Path) -> None:
 
     Ids repeat from search to search; its own place also keeps Ray from giving the second of a name another one.
     """
-    own: Any = copy.copy(trial.storage)
+    own = copy.copy(trial.storage)
+    assert own is not None
     own.storage_fs_path = folder.parent.as_posix()
     own.experiment_dir_name = f"{folder.name}/{CHECKPOINTS}"
     own._create_validation_file()  # without its mark there Ray writes nothing
