@@ -142,6 +142,7 @@ def test_a_search_whose_disk_fills_up_goes_on_when_there_is_room(
 ) -> None:
     """All is taken while it trains: status 1, one message, a whole journal; then it is resumed to its end."""
     small = ("--trials", "4", "--epochs", "4", "--confirm-top", "1", "--confirm-seeds", "2")
+    small += ("--teacher", "convnet8", "--teacher-epochs", "4")
     more = ("--max-concurrent", "1", "--evaluate", "none", "--out", disk, "--name", "full")
     process = start("--method", "kd", *small, *more)
     assert process.stdout

@@ -271,6 +271,7 @@ def test_a_search_without_its_server_delivers_later_and_writes_no_password(
     port = free_port()
     uri = f"http://me:hidden-word@127.0.0.1:{port}"
     small = ("--trials", "2", "--epochs", "2", "--confirm-top", "1", "--confirm-seeds", "2")
+    small += ("--teacher", "convnet8", "--teacher-epochs", "4")
     asked = ("--method", "kd", *small, "--evaluate", "none", "--out", str(tmp_path), "--name")
     resume = ("--resume", "far", "--out", str(tmp_path))
     assert status_of(*asked, "far", "--tracking-uri", uri) == 2
