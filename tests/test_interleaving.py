@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from tests import test_samplers as sampled
 from tests.test_schedulers import EPOCHS, GRACE, report
+from tuner.failures import Tally
 from tuner.interleaving import CHECKPOINTS, OwnRules, Recorders, Strand, Turns, groups
 from tuner.population import Population
 from tuner.samplers import Config, Listed, SafeOptunaSearch
@@ -22,14 +23,16 @@ ANY: Any = None  # what nobody looks at
 
 
 def strand(name: str, searcher: Any = None, n_ended: int = 0, **parts: Any) -> Strand:
-    planned: Any = SimpleNamespace(name=name, folder=parts.get("folder", Path(name)))
+    planned: Any = SimpleNamespace(name=name, folder=parts.get("folder", Path(name)), batch=0)
     scheduler = parts.get("scheduler") or make("none", EPOCHS, GRACE)
-    recorder = parts.get("recorder")
+    recorder = parts.get("recorder") or SimpleNamespace(tally=Tally(1), alone=True)
     return Strand(planned, ANY, searcher, scheduler, recorder, 9, n_ended, lambda: None)
 
 
 def listed(name: str, n: int, n_ended: int = 0) -> Strand:
-    configs = [{"id": f"{name}{i}", "search": name} for i in range(n_ended, n_ended + n)]
+    configs = [
+        {"id": f"{name}{i}", "number": i, "search": name} for i in range(n_ended, n_ended + n)
+    ]
     return strand(name, Listed(configs), n_ended)
 
 
@@ -49,6 +52,16 @@ def test_searches_are_dealt_in_turn_and_a_short_one_ends_early() -> None:
 def test_who_was_behind_before_an_interruption_catches_up() -> None:
     """By hand: a has ended 2 trials, b none: b's first two come first."""
     assert dealt(Turns([listed("a", 1, 2), listed("b", 3)])) == ["b0", "b1", "a2", "b2"]
+
+
+def test_a_search_whose_trials_fail_is_given_up_and_the_others_go_on() -> None:
+    """Three failures of one kind in a row, without a success, are the limit (failures.FEWEST)."""
+    failing, fine = listed("a", 5), listed("b", 2)
+    turns = Turns([failing, fine])
+    assert [turns.suggest(f"ray-{n}")["id"] for n in range(2)] == ["a0", "b0"]
+    for _ in range(3):
+        failing.recorder.tally.add("failed", "ValueError: no")
+    assert dealt(turns) == ["b1"]
 
 
 def test_a_search_that_waits_is_passed_over() -> None:
