@@ -254,7 +254,7 @@ class Patient:
     def _impatient(self) -> bool:
         process = self.driver()
         process.send_signal(signal.SIGINT)
-        time.sleep(POLL)
+        time.sleep(LATEST)  # two at once would be one
         process.send_signal(signal.SIGINT)
         status = process.wait(PATIENCE)
         if status != 128 + signal.SIGINT:
