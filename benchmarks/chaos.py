@@ -57,6 +57,7 @@ def flags(trials: int, epochs: int) -> tuple[str, ...]:
     """
     return (
         *("--method", "kd", "--trials", str(trials), "--epochs", str(epochs)),
+        *("--teacher-epochs", "6"),
         *("--scheduler", "asha", "--max-concurrent", "1", "--evaluate", "none"),
         *("--confirm-top", "1", "--confirm-seeds", "2"),
         *("--precision", "float32", "--memory-format", "contiguous"),

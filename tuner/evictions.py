@@ -37,7 +37,7 @@ def _tell_once(task: Any) -> None:
     controller = getattr(worker._on_error, "__self__", None)
     if isinstance(controller, tune_controller.TuneController):
         trial = controller._actor_to_trial.get(worker)
-        if trial in controller._resetting_trials:
+        if trial is not None and trial in controller._resetting_trials:
             controller._resetting_trials.discard(trial)
             task._on_error = None
 
