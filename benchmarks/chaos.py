@@ -57,6 +57,7 @@ def flags(trials: int, epochs: int) -> tuple[str, ...]:
     """
     return (
         *("--method", "kd", "--trials", str(trials), "--epochs", str(epochs)),
+        *("--teacher-epochs", "6"),
         *("--scheduler", "asha", "--max-concurrent", "1", "--evaluate", "none"),
         *("--confirm-top", "1", "--confirm-seeds", "2"),
         *("--precision", "float32", "--memory-format", "contiguous"),
@@ -254,7 +255,7 @@ class Patient:
     def _impatient(self) -> bool:
         process = self.driver()
         process.send_signal(signal.SIGINT)
-        time.sleep(POLL)
+        time.sleep(LATEST)  # two at once would be one
         process.send_signal(signal.SIGINT)
         status = process.wait(PATIENCE)
         if status != 128 + signal.SIGINT:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import tuner  # noqa: F401  (Ray reads its environment when it is imported, so this comes before all tests)
+
 ROOT = Path(__file__).parents[1]
 
 

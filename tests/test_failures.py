@@ -48,7 +48,7 @@ EVICTED = (
         ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", False, MEMORY),
         ("Failure # 1 (occurred at x)\nMemoryError\nFailure # 2 (y)\nOSError: gone", False, FAILED),
         ("OSError: [Errno 28] No space left on device", False, FAILED),
-        ("", True, FAILED),
+        ("", True, LOST),
     ],
 )
 def test_failures_are_told_apart(text: str, kernel: bool, kind: str) -> None:
@@ -58,7 +58,6 @@ def test_failures_are_told_apart(text: str, kernel: bool, kind: str) -> None:
 
 def test_the_reason_is_the_line_that_says_it() -> None:
     assert classified("Traceback\n  ValueError: bad\n") == Failure(FAILED, "ValueError: bad")
-    assert classified("").reason == "unknown"
 
 
 def test_an_exception_is_told_with_its_place() -> None:
@@ -143,6 +142,12 @@ def test_time_in_which_the_driver_slept_does_not_count(monkeypatch: pytest.Monke
 def test_tunes_manager_still_has_what_ours_changes() -> None:
     """Ray's private names that evictions.py relies on, and that its memory monitor's error is none of an actor's."""
     assert tune_controller.RayActorManager.__mro__[-2].__name__ == "RayActorManager"
+    assert {"_resetting_trials", "_actor_to_trial"} <= set(
+        inspect.getsource(tune_controller.TuneController.__init__)
+        .replace(":", " ")
+        .replace("self.", " ")
+        .split()
+    )
     known = inspect.signature(evictions.RayActorManager._actor_task_failed)
     assert list(known.parameters) == ["self", "tracked_actor_task", "exception"]
     assert not issubclass(OutOfMemoryError, ActorDiedError.__mro__[1])
@@ -171,6 +176,17 @@ def trained(folder: Path, names: tuple[str, ...], slots: int) -> tuple[Story, Re
         students.make_tuner(troubled.trainable(), *parts, [recorder, watchdog]).fit()
     journal.close()
     return story(folder), recorder
+
+
+def test_a_worker_that_dies_between_two_trials_is_one_loss(ray: None, tmp_path: Path) -> None:
+    """It dies while it takes up the second trial, which goes on in a new one."""
+    told, _ = trained(tmp_path, ("fine", "reset-dies", "fine-too"), slots=1)
+    found = {s.id: (s.status, len(s.history), s.retries) for s in told.students.values()}
+    assert found == {
+        "fine": ("finished", 3, 0),
+        "reset-dies": ("finished", 3, 1),
+        "fine-too": ("finished", 3, 0),
+    }
 
 
 def test_trouble_costs_its_trial_alone(ray: None, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
-"""A trial that Ray's memory monitor ended is a lost worker; Tune would take it for a bug and abort the search.
+"""Two ways of losing a worker that Tune does not survive by itself.
 
-Ray's monitor ends workers before the kernel does, which would choose less well. The error that it leaves is no
-RayActorError, and Tune's actor manager knows only those.
+Ray's memory monitor ends workers before the kernel does, which would choose less well. The error that it leaves is no
+RayActorError, and Tune, which knows only those, takes it for a bug of its own and aborts the search.
+
+A worker that dies while it takes up its next trial is told to the controller twice, by the actor and by its task: the
+trial is put back for another try, and failed for good by the second telling.
 """
 
 from __future__ import annotations
@@ -18,12 +21,25 @@ class EvictedError(RayActorError):
 
 
 class Manager(RayActorManager):
-    """Tune's own, which also knows evicted workers."""
+    """Tune's own, which also knows evicted workers, and tells of each loss once."""
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             exception = EvictedError(error_msg=str(exception))
+        if isinstance(exception, RayActorError):
+            _tell_once(tracked_actor_task)
         super()._actor_task_failed(tracked_actor_task, exception)
+
+
+def _tell_once(task: Any) -> None:
+    """Where a trial was being taken up, leave the telling to the actor, and let the trial be taken up again."""
+    worker = task._tracked_actor
+    controller = getattr(worker._on_error, "__self__", None)
+    if isinstance(controller, tune_controller.TuneController):
+        trial = controller._actor_to_trial.get(worker)
+        if trial is not None and trial in controller._resetting_trials:
+            controller._resetting_trials.discard(trial)
+            task._on_error = None
 
 
 def survive() -> None:

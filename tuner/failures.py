@@ -42,7 +42,7 @@ class Failure(NamedTuple):
 
 
 def classified(text: str, *, kernel_killed: bool = False) -> Failure:
-    """What Ray wrote of a trial's last failure, or of several with the last at the end; "" is an unknown failure.
+    """What Ray wrote of a trial's last failure, or of several with the last at the end.
 
     `kernel_killed` says that the system has ended processes for lack of memory since the search began.
     """
@@ -55,9 +55,9 @@ def classified(text: str, *, kernel_killed: bool = False) -> Failure:
         return Failure(MEMORY, memory[-1][:500])
     if died and kernel_killed:
         return Failure(MEMORY, "its worker died while the system was ending processes for memory")
-    if died:
+    if died or not lines:  # of a worker that dies between two trials Ray writes nothing
         return Failure(LOST, "its worker process died")
-    return Failure(FAILED, lines[-1][:500] if lines else "unknown")
+    return Failure(FAILED, lines[-1][:500])
 
 
 def kernel_kills() -> int:
