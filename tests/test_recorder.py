@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tuner.failures import Tally
-from tuner.journal import Journal
+from tuner.journal import Journal, Student
 from tuner.progress import Board
 from tuner.recorder import Recorder
 from tuner.shelf import Shelf
@@ -19,8 +19,11 @@ def test_a_damaged_checkpoint_is_told_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the first epoch after it, and where the student goes on."""
-    recorder = Recorder(Journal(tmp_path), Board(), Shelf(tmp_path, 1, ()), Tally(1))
-    recorder.epochs["kd-000"] = 3
+    board = Board()
+    board.story.students["kd-000"] = Student(
+        "kd-000", 0, "search", "trial", "kd", 0, {}, 4, history=[{"val/accuracy": 0.5}] * 3
+    )
+    recorder = Recorder(Journal(tmp_path), board, Shelf(tmp_path, 1, ()), Tally(1))
     trial: Any = SimpleNamespace(config={"id": "kd-000"})
     for epoch in (2, 3):
         result = {"epoch": epoch, "failed": "", "damage": "a damaged one: /out/state.pt"}

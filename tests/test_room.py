@@ -19,7 +19,7 @@ from tuner import room
 from tuner.failures import Tally
 from tuner.journal import FILE, Journal, read, story
 from tuner.progress import Board
-from tuner.recorder import Recorder
+from tuner.recorder import TOLD, Recorder
 from tuner.shelf import Shelf
 
 SIZES = {"small": "1m", "large": "128m"}
@@ -126,7 +126,9 @@ def test_a_student_that_could_not_write_has_not_failed(failed: bool, tmp_path: P
     """Its epoch or its checkpoint met a full disk: the search ends, and the journal tells of no failure."""
     recorder = Recorder(Journal(tmp_path), Board(), Shelf(tmp_path, 1, ()), Tally(1))
     reason = "OSError: [Errno 28] No space left on device"
-    trial: Any = SimpleNamespace(config={"id": "kd-000", "epochs": 4}, get_error=lambda: reason)
+    trial: Any = SimpleNamespace(
+        config={**dict.fromkeys(TOLD), "id": "kd-000", "epochs": 4}, get_error=lambda: reason
+    )
     recorder.last["kd-000"] = {"failed": reason}
     with pytest.raises(room.NoRoomError):
         if failed:

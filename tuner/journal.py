@@ -109,13 +109,13 @@ class Student:
     # then finished, stopped, infeasible or interrupted, or one of those in failures.py
     status: str = "running"
     reason: str = ""
-    diverging: str = ""  # what was no number in the last epoch, if anything
-    retries: int = 0  # how often another worker took it up after one was lost
-    repeated: int = 0  # epochs that were trained a second time after that
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
     changes: list[Event] = field(
         default_factory=list
     )  # of its setting in mid-training: epoch, from, hyper
+    diverging: str = ""  # what was no number in the last epoch, if anything
+    retries: int = 0  # how often another worker took it up after one was lost
+    repeated: int = 0  # epochs that were trained a second time after that
 
     @property
     def accuracy(self) -> float:
