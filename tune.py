@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         if error.errno not in room.FULL:
             raise
-        print(f"kdtune: {room.brief(error)}", file=sys.stderr)
+        print(f"kdtune: {room.at_the_start(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before anything had started
         return 130

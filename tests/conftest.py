@@ -44,7 +44,7 @@ def tune() -> Callable[..., Command]:
 
     def run(*arguments: str | Path, **environment: str) -> Command:
         process = start(*arguments, **environment)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return Command(process.returncode, out, err)
 
     return run

@@ -7,16 +7,22 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import tune as command
 from tests.conftest import Command, start
 from trainables.checkpoint import STATE, read_state, write_state
+<<<<<<< HEAD
 from tuner import room
 from tuner.failures import Tally
+=======
+from tuner import room, search
+>>>>>>> wt-fault
 from tuner.journal import FILE, Journal, read, story
 from tuner.progress import Board
 from tuner.recorder import TOLD, Recorder
@@ -119,6 +125,25 @@ def test_the_message_names_folder_room_and_command(tmp_path: Path) -> None:
         f"{tmp_path} must be a folder that can be written to, got: No space left"
     )
     assert "MB free)" in told and told.endswith("go on with: python tune.py --resume kd-1")
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 1), (errno.EIO, None)])
+def test_no_room_before_a_search_has_begun(
+    number: int,
+    status: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line and status 1; any other error of the system is none of these, and is not hidden."""
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number), "/out/kd/settings.json")
+
+    monkeypatch.setattr(search, "run", full)
+    with nullcontext() if status else pytest.raises(OSError):
+        assert command.main(["--method", "kd"]) == status
+    told = "kdtune: /out/kd/settings.json must be writable, got: No space left on device\n"
+    assert capsys.readouterr().err == (told if status else "")
 
 
 @pytest.mark.parametrize("failed", [True, False])

@@ -76,7 +76,7 @@ def in_words(folder: Path, error: OSError, command: str) -> str:
     )
 
 
-def brief(error: OSError) -> str:
+def at_the_start(error: OSError) -> str:
     """The same before there is anything to go on with."""
     return f"{error.filename or '--out'} must be writable, got: {error.strerror or error}"
 
