@@ -17,12 +17,8 @@ import pytest
 import tune as command
 from tests.conftest import Command, start
 from trainables.checkpoint import STATE, read_state, write_state
-<<<<<<< HEAD
-from tuner import room
-from tuner.failures import Tally
-=======
 from tuner import room, search
->>>>>>> wt-fault
+from tuner.failures import Tally
 from tuner.journal import FILE, Journal, read, story
 from tuner.progress import Board
 from tuner.recorder import TOLD, Recorder
