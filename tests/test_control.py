@@ -105,37 +105,19 @@ def test_status_and_stop_know_the_names_there_are(
     assert not (confirming / REQUEST).exists()
 
 
-def test_stopping_a_league_ends_its_running_search_and_begins_no_other(
-    out: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The request lies in both folders; a league that sees it begins no further search."""
-    from tuner import search
-
+def test_stopping_a_league_ends_all_its_searches(out: Path) -> None:
+    """The request lies in the folder of each that is trained, and of none that is confirming."""
     league(out, "kd", "dkd", "crd")
-    running = written(out / "mine-kd", phase("search"), *student(0, 1))
+    running = [written(out / f"mine-{name}", phase("search")) for name in ("kd", "dkd")]
+    late = written(out / "mine-crd", phase("search"), phase("confirm"))
     with ExitStack() as stack:
-        for folder in (out / "mine", running):
+        for folder in (out / "mine", *running, late):
             stack.enter_context(locked(folder))
         assert control.stop("mine", {"out": out}) == 0
         lines = status.league_lines(out / "mine")
-    assert (running / REQUEST).exists() and (out / "mine" / REQUEST).exists()
-    assert lines[0].endswith(", 3 searches") and lines[2:] == [
-        "mine-dkd: not begun",
-        "mine-crd: not begun",
-    ]
-    begun: list[str] = []
-
-    def stopped(name: str, given: dict[str, Any]) -> int:
-        (out / "mine" / REQUEST).touch()
-        return begun.append(name) or 0
-
-    monkeypatch.setattr(search, "resume", stopped)
-    monkeypatch.setattr(search, "run", lambda settings, **_: begun.append(settings.name) or 0)
-    from tuner import league as leagues
-
-    assert leagues.resume("mine", {"out": out}) == 0
-    assert begun == ["mine-kd"]
+    assert all((folder / REQUEST).exists() for folder in running)
+    assert not (late / REQUEST).exists()
+    assert lines[0].endswith(", 3 searches")
 
 
 def test_a_second_driver_is_refused(tmp_path: Path) -> None:
