@@ -182,7 +182,7 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
 
 def test_every_part_of_a_task_is_recorded() -> None:
     """A new field of Task must be recorded, or a replay would not be one."""
-    made = {"facts", "teacher", "recipe", "prepared", "precision", "cache_folder"}
+    made = {"facts", "teacher", "recipe", "prepared", "precision", "cache_folder", "asked"}
     assert {part.name for part in fields(Task)} == {*ingredients.SHARED, *made}
 
 

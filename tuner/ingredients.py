@@ -16,6 +16,7 @@ import torch
 from trainables import teacher as teachers
 from trainables.data import sources
 from trainables.data.splits import Facts, prepare
+from trainables.measuring import Asked
 from trainables.precision import Precision
 from trainables.recipe import Recipe
 from trainables.stages import Stages
@@ -47,6 +48,7 @@ def record(planned: Plan, task: Task) -> dict[str, Any]:
         "task": {name: getattr(task, name) for name in SHARED},
         "recipe": asdict(task.recipe),
         "precision": asdict(task.precision),
+        "asked": asdict(task.asked),
         "prepared_for": s.method,
         "out": str(planned.out),
         "with": made_with(task.use_gpu),
@@ -80,6 +82,7 @@ def task_of(told: Mapping[str, Any], out: Path) -> Task:
         recipe=Recipe(**told["recipe"]),
         prepared=prepared,
         precision=Precision(**told["precision"]),
+        asked=Asked(**{**told["asked"], "names": tuple(told["asked"]["names"])}),
         cache_folder=str(out / "cache" / "targets"),
     )
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner import addresses
 from tuner.recorder import is_metric
-from tuner.tracking import CHANGE, REPLAY, in_short, reading
+from tuner.tracking import CHANGE, REPLAY, reading
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Records:
             raise ValueError(
                 f"--replay must find its run in MLflow, got no {database}; name it by --out or --tracking-uri"
             )
-        self.mlflow = reading(uri)
+        self.uri, self.mlflow = uri, reading(uri)
 
     def student(self, run_id: str) -> Recorded:
         """The student's run of that id."""
@@ -40,7 +41,7 @@ class Records:
             return self._recorded(self.mlflow.MlflowClient().get_run(run_id))
         except (self.mlflow.exceptions.MlflowException, OSError) as error:
             raise ValueError(
-                f"--replay must be the id of a run in MLflow, got {run_id!r}: {in_short(error)}"
+                f"--replay must be the id of a run in MLflow, got {run_id!r}: {self._in_short(error)}"
             ) from None
 
     def beside(self, one: Recorded, key: str) -> Recorded:
@@ -51,6 +52,9 @@ class Records:
         if not found:
             raise ValueError(f"--replay must find the run of {key} beside {one.run_id}, got none")
         return self._recorded(found[0])
+
+    def _in_short(self, error: Exception) -> str:
+        return addresses.hushed(str(error), self.uri)[:300]
 
     def _recorded(self, run: Any) -> Recorded:
         run_id, tags = run.info.run_id, run.data.tags

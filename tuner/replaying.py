@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from trainables.champion import save_champion
 from trainables.checkpoint import read_state
 from trainables.trainable import Task, Trial, alone
+from tuner import addresses
 from tuner.ingredients import made_with, task_of
 from tuner.progress import Board
 from tuner.recorded import Recorded, Records
@@ -47,7 +48,7 @@ def run(run_id: str, given: dict[str, Any]) -> int:
         flag = next(iter(given)).replace("_", "-")
         raise ValueError(f"--replay reads the settings of its run, got --{flag} too")
     here = Path(out or "runs").expanduser().resolve()
-    records = Records(uri or f"sqlite:///{here / 'mlflow.db'}")
+    records = Records(uri or addresses.default() or f"sqlite:///{here / 'mlflow.db'}")
     asked = records.student(run_id)
     if not asked.history:
         raise ValueError(f"--replay must be a student with an epoch behind it, got none: {run_id}")
@@ -147,7 +148,8 @@ class Replay:
 
 def compared(recorded: Mapping[str, float]) -> list[str]:
     """The metrics that depend on the training alone: what the clock says, and who asked the teacher first, does not."""
-    return sorted(n for n in recorded if not n.endswith("seconds") and not n.startswith("teacher/"))
+    clocks = [n for n in recorded if n.endswith("seconds") or n == "latency_ms"]
+    return sorted(n for n in recorded if n not in clocks and not n.startswith("teacher/"))
 
 
 def compare(

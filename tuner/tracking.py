@@ -450,13 +450,9 @@ def reading(uri: str) -> Any:
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(uri)
+    os.environ |= addresses.environment(uri)
+    mlflow.set_tracking_uri(addresses.login(uri).uri)
     return mlflow
-
-
-def in_short(error: Exception) -> str:
-    """What a server said, in one line."""
-    return " ".join(str(error).split())[:300]
 
 
 def requirements(networks: list[str]) -> list[str]:
@@ -483,8 +479,6 @@ def fetch(uri: str, tracking_uri: str, root: Path) -> Path:
 
     name, at, alias = uri.removeprefix("models:/").partition("@")
     try:
-        os.environ |= addresses.environment(tracking_uri)
-        mlflow.set_tracking_uri(addresses.login(tracking_uri).uri)
         client = mlflow.MlflowClient()
         if at:
             version = client.get_model_version_by_alias(name, alias).version
