@@ -188,8 +188,8 @@ def is_metric(name: str) -> bool:
 
 
 def text_of(trial: Trial) -> str:
-    """What Ray wrote of a trial's failures."""
+    """What Ray wrote of a trial's failures, on the driver's side; "" where a full disk or nothing let it write."""
     try:
-        return str(trial.get_error() or "")
-    except Exception as problem:  # a full disk may have cut Ray's error file short
-        return str(problem)
+        return Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return ""
