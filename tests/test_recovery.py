@@ -8,7 +8,8 @@ import pytest
 
 from tests.test_journal import end, epoch, student, told
 from trainables import teacher_ready
-from tuner import claims, search
+from tuner import claims
+from tuner.control import locked
 from tuner.journal import Journal, story
 from tuner.progress import Board
 from tuner.recovery import endings, settle
@@ -59,9 +60,9 @@ def test_retries_and_epochs_trained_again_are_counted() -> None:
 def test_a_search_has_one_driver(tmp_path: Path) -> None:
     """The second is refused in one line with the first one's process, and nothing is changed."""
     words = r"one driver, got a second for .* \(process \d+ runs"
-    with search._locked(tmp_path), pytest.raises(ValueError, match=words):
-        search._locked(tmp_path).__enter__()
-    with search._locked(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match=words):
+        locked(tmp_path).__enter__()
+    with locked(tmp_path):
         pass
 
 
