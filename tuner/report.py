@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +23,7 @@ from tuner import (
     evaluation_report,
     extension,
     goals_report,
+    pages,
     search_report,
     standing,
     teacher_report,
@@ -413,16 +413,7 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
         "search": search,
         "space": {name: str(domain) for name, domain in planned.space.items()},
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(["html.jinja"], default_for_string=False),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("report.md", "report.html"):
-        text = environment.get_template(f"{name}.jinja").render(**page)
-        (planned.folder / name).write_text(text, encoding="utf-8")
-        journal.write("file", id="", path=str(planned.folder / name))
+    pages.write("report", page, planned.folder, journal)
     for path in search.files:
         journal.write("file", id="", path=str(path), folder="figures")
     if planned.goals.several:

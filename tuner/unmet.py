@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-
-from tuner import standing
+from tuner import pages, standing
 from tuner.journal import Journal, Story, Student
 from tuner.plan import Plan
 from tuner.progress import settings_in_words
@@ -54,15 +51,5 @@ def rows(planned: Plan, told: Story) -> list[list[str]]:
 
 def write(planned: Plan, told: Story, journal: Journal, page: dict[str, Any]) -> None:
     """report.md and report.html into the search's folder and its MLflow run; `page` has the question and command."""
-    page = {**page, "sentences": sentences(planned, told), "rows": rows(planned, told)}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(["html.jinja"], default_for_string=False),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("md", "html"):
-        text = environment.get_template(f"unmet.{name}.jinja").render(planned=planned, **page)
-        path = planned.folder / f"report.{name}"
-        path.write_text(text, encoding="utf-8")
-        journal.write("file", id="", path=str(path))
+    found = {"planned": planned, "sentences": sentences(planned, told), "rows": rows(planned, told)}
+    pages.write("unmet", {**page, **found}, planned.folder, journal)
