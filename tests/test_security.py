@@ -24,6 +24,7 @@ from trainables.models import slug
 from trainables.teacher_wanted import Wanted
 from tuner import addresses, league, search, teaching
 from tuner.control import SETTINGS
+from tuner.plan import Plan
 
 HOSTILE = ("../x", "a/b", "..", ".", "", "x" * 300, "a\0b", "ünï", "-x", "a b", "x\n", "~", "/etc")
 KD = ("--method", "kd")
@@ -199,7 +200,13 @@ def test_the_environments_uri_is_the_default(
 def test_a_league_writes_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given again when the league goes on, and reaches the search."""
     seen: list[str | None] = []
-    monkeypatch.setattr(search, "run", lambda s, **_: seen.append(s.tracking_uri) or 130)
+
+    def started(planned: list[Plan], *_: object, **__: object) -> int:
+        seen.append(planned[0].settings.tracking_uri)
+        return 130
+
+    monkeypatch.setattr(search, "run_all", started)
+    monkeypatch.setattr(search, "resume_all", started)
     uri = "mysql://me:hidden-word@host/db"
     asked = ["--method", "kd", "dkd", "--name", "mine", "--out", str(tmp_path)]
     assert tune.main([*asked, "--tracking-uri", uri]) == 130

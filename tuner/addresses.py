@@ -87,9 +87,13 @@ def login(uri: str) -> Login:
 
 def environment(uri: str) -> dict[str, str]:
     """What a process that talks to MLflow is told by its environment: arguments can be seen by all."""
+    return {VARIABLES[0]: login(uri).uri, **credentials(uri)}
+
+
+def credentials(uri: str) -> dict[str, str]:
+    """The user and password of a server's URI, under the names that MLflow reads; nothing where there are none."""
     known = login(uri)
-    told = {VARIABLES[0]: known.uri}
-    return told | ({USER: known.user, PASSWORD: known.password} if known.user else {})
+    return {USER: known.user, PASSWORD: known.password} if known.user else {}
 
 
 def secrets(uri: str) -> tuple[str, ...]:

@@ -450,7 +450,7 @@ def reading(uri: str) -> Any:
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    os.environ |= addresses.environment(uri)
+    os.environ |= addresses.credentials(uri)
     mlflow.set_tracking_uri(addresses.login(uri).uri)
     return mlflow
 
