@@ -166,7 +166,7 @@ def trained(folder: Path, names: tuple[str, ...], slots: int) -> tuple[Story, Re
     """The trials of those names under Ray Tune with a search's own callbacks."""
     journal, board = Journal(folder), Board()
     recorder = Recorder(journal, board, Shelf(folder / "checkpoints", 1, ()), Tally(slots))
-    watchdog = Watchdog(Patience(hang_after=3.0), lambda _: 0.0, recorder.hung)
+    watchdog = Watchdog(Patience(hang_after=12.0), lambda _: 0.0, recorder.hung)
     common = {"kind": "search", "role": "trial", "method": "kd", "seed": 0, "hyper": {}}
     common |= {"epochs": 3, "label": "", "folder": str(folder)}
     configs = [{"id": name, "number": i, **common} for i, name in enumerate(names)]
