@@ -147,9 +147,10 @@ def test_a_student_that_could_not_write_has_not_failed(failed: bool, tmp_path: P
     """Its epoch or its checkpoint met a full disk: the search ends, and the journal tells of no failure."""
     recorder = Recorder(Journal(tmp_path), Board(), Shelf(tmp_path, 1, ()), Tally(1))
     reason = "OSError: [Errno 28] No space left on device"
-    trial: Any = SimpleNamespace(
-        config={**dict.fromkeys(TOLD), "id": "kd-000", "epochs": 4}, get_error=lambda: reason
-    )
+    error = tmp_path / "error.txt"
+    error.write_text(reason)
+    config = {**dict.fromkeys(TOLD), "id": "kd-000", "epochs": 4}
+    trial: Any = SimpleNamespace(config=config, error_file=str(error), num_failures=1)
     recorder.last["kd-000"] = {"failed": reason}
     with pytest.raises(room.NoRoomError):
         if failed:

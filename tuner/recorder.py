@@ -118,9 +118,9 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Failed for good."""
-        self._begin(trial)
         found = self._failure(trial)
         self._no_room_is_no_failure(found.reason)
+        self._begin(trial)
         tries = trial.num_failures
         again = f" {tries} times" if found.kind == failures.LOST and tries > 1 else ""
         status = failures.FAILED if found.kind == failures.LOST else found.kind
