@@ -31,7 +31,7 @@ from trainables.recipe import Recipe, learning_rate, make_optimizer
 from trainables.seeding import generator, seeded
 from trainables.stages import BY_RULE
 from trainables.teacher import Teacher
-from trainables.trainable import Task, Trial, Workplace
+from trainables.trainable import Task, Trial, Workplace, alone
 from trainables.training import (
     Divergence,
     Training,
@@ -491,9 +491,7 @@ def test_validation_changes_nothing(place: Callable[[str], Workplace]) -> None:
 
 def trial(place: Workplace, told: dict[str, Any]) -> Trial:
     """A worker without Ray around it."""
-    worker = Trial.__new__(Trial)
-    worker.setup(told, place.task)
-    return worker
+    return alone(place.task, told)
 
 
 def played(worker: Trial, n: int) -> list[dict[str, Any]]:

@@ -185,8 +185,7 @@ def code_hash() -> str:
 def alone(task: Task, config: dict[str, Any]) -> Trial:
     """A trial in this process, without Ray around it: each `step` trains and measures one epoch."""
     trial = Trial.__new__(Trial)
-    trial.workplace = Workplace(task)
-    trial.reset_config(config)
+    trial.setup({**config, "search": ""}, {"": task})
     return trial
 
 
@@ -204,13 +203,13 @@ class Trial(tune.Trainable):
         """Open the workplace and build the first student; `tasks` by the name of the search they are of."""
         assert tasks is not None
         self.tasks = tasks
-        self.workplace = Workplace(tasks[config["search"]])
+        self.workplace = Workplace(tasks[config.get("search", "")])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become another trial in the same process, maybe of another search; its student is built by the first step."""
         self.config = new_config
-        self.workplace = self.workplace.moved(self.tasks[new_config["search"]])
+        self.workplace = self.workplace.moved(self.tasks[new_config.get("search", "")])
         self.student: Training | None = None
         self.state: dict[str, Any] | None = None
         self.best = 0.0
