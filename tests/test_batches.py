@@ -43,6 +43,10 @@ class Made:
     config: Config
     status: str = Trial.PENDING
     epoch: int = 0
+    recovers: bool = False
+
+    def should_recover(self) -> bool:
+        return self.recovers
 
     def set_config(self, config: Config) -> None:
         self.config = config
@@ -250,6 +254,10 @@ def test_nobody_waits_for_a_failed_student() -> None:
         trial.status = Trial.PAUSED if pauses else Trial.RUNNING
     trials[3].status = Trial.RUNNING
     assert made.choose_trial_to_run(ANY) is None
+    trials[3].recovers = True  # its worker was lost, and it goes on in another: it is waited for
+    made.on_trial_error(ANY, trials[3])
+    assert made.choose_trial_to_run(ANY) is None
+    trials[3].recovers = False
     made.on_trial_error(ANY, trials[3])
     assert made.choose_trial_to_run(ANY) is trials[1]
 
