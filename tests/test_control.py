@@ -175,9 +175,9 @@ def test_who_was_confirmed_before_is_not_trained_again() -> None:
     first = confirm.contenders(planned, [old, same])
     assert [c.identity(1) for c in first[2:]] == ["finalist-1-seed1", "finalist-2-seed1"]
     past = [Student(c.identity(1), 0, "confirm", c.role, c.method, 1, c.hyper, 20) for c in first]
-    again = confirm.contenders(planned, [old, same], past)
+    again = confirm.contenders(planned, [old, same], earlier=past)
     assert [c.name for c in again] == [c.name for c in first]
-    later = confirm.contenders(planned, [same, new, old], past)
+    later = confirm.contenders(planned, [same, new, old], earlier=past)
     assert {c.role: c.name for c in later} == {
         "vanilla": "vanilla-2",  # of the recipe of another leader
         "default": "default",
