@@ -234,16 +234,22 @@ def test_the_weights_are_taken_over_whole(tmp_path: Path) -> None:
         take_over(Change("kd-001", "kd-002", {}), 3, world.checkpoints)
 
 
+def added(made: Population, n: int) -> list[Any]:
+    """So many students that the population knows of."""
+    trials: list[Any] = [
+        Made({"id": f"kd-{n:03d}", "number": n, "epochs": 8, "hyper": member(n, 0).hyper})
+        for n in range(n)
+    ]
+    for one in trials:
+        made.on_trial_add(ANY, one)
+    return trials
+
+
 def test_who_has_ended_is_waited_for_no_more(tmp_path: Path) -> None:
     """Three wait at the turn; the fourth fails, and the turn is taken."""
     world = World(tmp_path)
     made = world.population(4)
-    trials: list[Any] = [
-        Made({"id": f"kd-{n:03d}", "number": n, "epochs": 8, "hyper": member(n, 0).hyper})
-        for n in range(4)
-    ]
-    for one in trials:
-        made.on_trial_add(ANY, one)
+    trials = added(made, 4)
     for one in trials[:3]:
         world.save(one.config["id"], 2, "")
         assert made.on_trial_result(ANY, one, report(2, 0.5)) == TrialScheduler.PAUSE
@@ -257,12 +263,7 @@ def test_who_has_ended_is_waited_for_no_more(tmp_path: Path) -> None:
 def test_who_lost_its_worker_is_waited_for(tmp_path: Path) -> None:
     """Tune tells of the error and adds the student again: it is the one to run, and the turn waits for it."""
     made = World(tmp_path).population(4)
-    trials: list[Any] = [
-        Made({"id": f"kd-{n:03d}", "number": n, "epochs": 8, "hyper": member(n, 0).hyper})
-        for n in range(4)
-    ]
-    for one in trials:
-        made.on_trial_add(ANY, one)
+    trials = added(made, 4)
     for one in trials[:3]:
         made.on_trial_result(ANY, one, report(2, 0.5))
         one.status = Trial.PAUSED

@@ -10,10 +10,11 @@ from rich.markup import escape
 from tuner import plan, report
 from tuner.control import locked
 from tuner.journal import Journal
-from tuner.mirror import Mirror, deliver_rest
+from tuner.mirror import Mirror
 from tuner.plan import Plan
 from tuner.preparing import Underway
 from tuner.progress import Board
+from tuner.settings import Settings
 from tuner.students import Interrupted
 from tuner.tracking import LOG
 
@@ -53,7 +54,7 @@ def farewell(mirror: Mirror, board: Board, planned: Plan, *, hurried: bool) -> N
     if not complete:
         board.say(
             escape(f"MLflow has not got everything yet ({mirror.trouble()}); nothing is lost: ")
-            + f"{command('--resume', planned)} delivers the rest"
+            + f"{resume_command(planned.name, planned.settings.out)} delivers the rest"
         )
     state = mirror.runs()
     if state.refused:
@@ -62,19 +63,22 @@ def farewell(mirror: Mirror, board: Board, planned: Plan, *, hurried: bool) -> N
 
 
 def deliver_late(planned: Plan) -> int:
-    """Of a search that has ended; raises ValueError where nobody answers."""
+    """Deliver what MLflow lacks of a search that has ended; raises ValueError where nobody answers."""
     uri = planned.tracking_uri
     plan.check_tracking(planned, offline=False)
     with locked(planned.folder):
         mirror, board = Mirror(planned.folder, uri, planned.artifacts), Board()
-        complete = deliver_rest(mirror, board)
+        with board.waiting("handing the rest to MLflow"):
+            complete = mirror.finish()
+        if complete:
+            board.say(f"MLflow has everything now, in {plan.redacted(uri)}")
+        else:
+            board.say(escape(f"MLflow has not got everything ({mirror.trouble()})"))
         board.say(report.where_to_look(planned, mirror.runs()))
     return 0 if complete else 1
 
 
-def command(flag: str, planned: Plan) -> str:
+def resume_command(name: str, out: Path) -> str:
     """`python tune.py --resume NAME`, with --out where it is not the default."""
-    out = planned.settings.out
-    return f"python tune.py {flag} {planned.name}" + (
-        f" --out {out}" if out != Path("runs") else ""
-    )
+    elsewhere = out != Settings.model_fields["out"].default
+    return f"python tune.py --resume {name}" + (f" --out {out}" if elsewhere else "")

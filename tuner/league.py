@@ -27,6 +27,7 @@ from tuner import (
     warm,
 )
 from tuner.control import RECORD, SETTINGS, locked
+from tuner.ending import resume_command
 from tuner.journal import FILE, Story, story
 from tuner.plan import Plan
 from tuner.progress import make_console, settings_in_words
@@ -79,9 +80,7 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     records.write(folder / RECORD, {"budget": budget, "searches": shown}, VERSION)
     console.print(Text(budget))
     with locked(folder):
-        return _finish(
-            folder, search.run_all(planned, _command(folder, given), overwrite=overwrite)
-        )
+        return _finish(folder, search.run_all(planned, _way_on(folder, given), overwrite=overwrite))
 
 
 def _planned(
@@ -118,10 +117,8 @@ def budget_in_words(planned: Sequence[Plan]) -> str:
     return f"Not the same budget for all, because their spaces do not have as many cells (trials of epochs): {each}."
 
 
-def _command(folder: Path, given: dict[str, Any]) -> str:
-    default = Settings.model_fields["out"].default
-    out = Path(given.get("out", default))
-    return f"python tune.py --resume {folder.name}" + (f" --out {out}" if out != default else "")
+def _way_on(folder: Path, given: dict[str, Any]) -> str:
+    return resume_command(folder.name, Path(given.get("out", Settings.model_fields["out"].default)))
 
 
 def is_one(name: str, given: dict[str, Any]) -> bool:
@@ -142,7 +139,7 @@ def resume(name: str, given: dict[str, Any]) -> int:
         settings = settings.model_copy(update={"out": folder.parent, "tracking_uri": place})
         planned.append(plan.make(settings))
     with locked(folder):
-        return _finish(folder, search.resume_all(planned, _command(folder, given), uri))
+        return _finish(folder, search.resume_all(planned, _way_on(folder, given), uri))
 
 
 def _finish(folder: Path, status: int) -> int:

@@ -8,11 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.markup import escape
-
 from tuner import addresses
 from tuner.journal import FILE
-from tuner.progress import Board
 from tuner.tracking import LOG, PATIENCE, STATE, State
 
 QUICK = "20"  # seconds that a request may take
@@ -93,14 +90,3 @@ def behind(folder: Path, uri: str | None = None) -> bool:
     state = State.load(folder / STATE)
     elsewhere = uri is not None and addresses.redacted(uri) != state.store
     return elsewhere or state.offset < (folder / FILE).stat().st_size or bool(state.open)
-
-
-def deliver_rest(mirror: Mirror, board: Board) -> bool:
-    """Deliver what MLflow lacks of a search that has ended; whether it has everything then."""
-    with board.waiting("handing the rest to MLflow"):
-        complete = mirror.finish()
-    if complete:
-        board.say(f"MLflow has everything now, in {addresses.redacted(mirror.uri)}")
-    else:
-        board.say(escape(f"MLflow has not got everything ({mirror.trouble()})"))
-    return complete

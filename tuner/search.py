@@ -36,7 +36,7 @@ from tuner import (
 )
 from tuner.baselines import Beside
 from tuner.control import SETTINGS, locked
-from tuner.ending import close_all, close_one, command, deliver_late, farewell
+from tuner.ending import close_all, close_one, deliver_late, farewell, resume_command
 from tuner.interleaving import Strand
 from tuner.journal import FILE, Journal, Story, story
 from tuner.mirror import Mirror, behind
@@ -51,23 +51,23 @@ from tuner.tracking import PATIENCE
 def run(settings: Settings, *, overwrite: bool = False) -> int:
     """Search from the beginning; the exit status. Raises ValueError for what cannot run, before anything is written."""
     planned = plan.make(settings)
-    if not overwrite:
-        for one in (planned, *baselines.beside([planned]).plans):
-            claims.check_free(one)
     if settings.warm_start:
         warm.given(planned)
-    return run_all([planned], command("--resume", planned), overwrite=overwrite)
+    return run_all([planned], resume_command(planned.name, settings.out), overwrite=overwrite)
 
 
-def run_all(planned: Sequence[Plan], resume_command: str, *, overwrite: bool) -> int:
-    """Search with all of these, and with what tunes their baselines, side by side."""
+def run_all(planned: Sequence[Plan], way_on: str, *, overwrite: bool) -> int:
+    """Search with all of these, and with what tunes their baselines, side by side; `way_on` resumes them."""
     beside = baselines.beside(planned)
+    if not overwrite:
+        for one in (*planned, *beside.plans):
+            claims.check_free(one)
     plans = [teaching.resolved(one) for one in (*planned, *beside.plans)]
     boards = standings.boards([one.name for one in plans])
     facts = opened(plans, boards)
     for one in plans:
         _new_folder(one, overwrite=overwrite)
-    return _carry_out(_underway(plans, facts, boards, beside), resume_command)
+    return _carry_out(_underway(plans, facts, boards, beside), way_on)
 
 
 def _new_folder(planned: Plan, *, overwrite: bool = False) -> None:
@@ -104,7 +104,7 @@ def resume(name: str, given: dict[str, Any]) -> int:
     settings, told = settings_file.read(folder), _told(folder)
     if trials is not None:
         settings = extension.extended(settings, told, trials)
-    elif is_finished(folder) and not behind(folder, uri):
+    elif _finished(told) and not behind(folder, uri):
         raise ValueError(
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}; "
             "--trials N extends it"
@@ -115,22 +115,23 @@ def resume(name: str, given: dict[str, Any]) -> int:
         extension.check(planned)
         with locked(folder):
             extension.begin(planned, told)
-    return resume_all([planned], command("--resume", planned), uri)
+    return resume_all([planned], resume_command(name, folder.parent), uri)
 
 
-def resume_all(planned: Sequence[Plan], resume_command: str, uri: str | None = None) -> int:
+def resume_all(planned: Sequence[Plan], way_on: str, uri: str | None = None) -> int:
     """Go on with those of some searches, and of what tunes their baselines, that are not finished, side by side.
 
     Of those that are, what MLflow has not got yet is delivered. `uri` is MLflow's where it was given again.
     """
     beside = baselines.beside(planned)
-    late = [one for one in planned if is_finished(one.folder) and behind(one.folder, uri)]
-    delivered = [deliver_late(one) for one in late]
     stories = {one.name: _told(one.folder) for one in (*planned, *beside.plans)}
+    finished = {name for name, told in stories.items() if _finished(told)}
+    late = [one for one in planned if one.name in finished and behind(one.folder, uri)]
+    delivered = [deliver_late(one) for one in late]
     plans = [
         one if teaching.remembered(stories[one.name]) else teaching.resolved(one)
         for one in (*planned, *beside.plans)
-        if not is_finished(one.folder)
+        if one.name not in finished
     ]
     if not plans:
         return max(delivered, default=0)
@@ -140,12 +141,11 @@ def resume_all(planned: Sequence[Plan], resume_command: str, uri: str | None = N
         board.story = stories[one.name]
         if not (one.folder / SETTINGS).is_file():
             _new_folder(one)
-    return _carry_out(_underway(plans, facts, boards, beside), resume_command)
+    return _carry_out(_underway(plans, facts, boards, beside), way_on)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether the search in `folder` has come to its end."""
-    return _told(folder).results.get("close", {}).get("status") == "finished"
+def _finished(told: Story) -> bool:
+    return told.results.get("close", {}).get("status") == "finished"
 
 
 def _told(folder: Path) -> Story:
@@ -176,17 +176,18 @@ def show_plan(settings: Settings) -> int:
     return 0
 
 
-def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
+def _carry_out(searches: Sequence[Underway], way_on: str) -> int:
     """The whole story, under locks, with signals heard and every run closed at the end; the exit status."""
+    uri = searches[0].planned.tracking_uri  # from here on nobody else knows its secrets
+    for one in searches:
+        one.planned = plan.without_secrets(one.planned)
     board, first = searches[0].board, searches[0].planned
+    problem, hurried = None, False
     mirror: Mirror | None = None
     with ExitStack() as locks, students.interruptible():
         for one in searches:
             locks.enter_context(locked(one.planned.folder))
             one.journal = Journal(one.planned.folder)
-        uri, problem, hurried = first.tracking_uri, None, False
-        for one in searches:
-            one.planned = plan.without_secrets(one.planned)
         try:
             n_cpus = first.slots * first.settings.cpus_per_trial
             with cluster.running(n_cpus), students.interruptible():
@@ -195,10 +196,10 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
                 folder, *others = (one.planned.folder for one in searches)
                 patience = 0 if first.settings.tracking_offline else PATIENCE
                 mirror = Mirror(folder, uri, first.artifacts, others, patience=patience)
-                status = _search_and_confirm(searches, resume_command)
+                status = _search_and_confirm(searches, way_on)
         except Interrupted as interrupted:
             close_all(searches, "interrupted")
-            board.say(f"Interrupted. Go on with: {resume_command}")
+            board.say(f"Interrupted. Go on with: {way_on}")
             status = 128 + interrupted.signal
             hurried = True
         except BaseException as error:
@@ -207,7 +208,7 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
                 close_all(searches, "interrupted" if problem else "failed")
             if problem is None:
                 raise
-            board.say(escape(room.in_words(first.folder, problem, resume_command)))
+            board.say(escape(room.in_words(first.folder, problem, way_on)))
             status = 1
         finally:
             for one in searches:
@@ -217,15 +218,15 @@ def _carry_out(searches: Sequence[Underway], resume_command: str) -> int:
     return status
 
 
-def _search_and_confirm(searches: Sequence[Underway], resume_command: str) -> int:
+def _search_and_confirm(searches: Sequence[Underway], way_on: str) -> int:
     """The search, the finalists over seeds, the test set once, the report; the worst exit status."""
     for one in searches:
         recovery.settle(one.journal, one.board, partial(students.checkpoints, one.planned))
-    _train(students.search, searches, resume_command)
+    _train(students.search, searches, way_on)
     for one in searches:
         _take_baseline(one, searches)
     left = [one for one in searches if one.open and not _ends_here(one)]
-    _train(_retrain, left, resume_command)
+    _train(_retrain, left, way_on)
     for one in left:
         if one.open:
             _judge_and_report(one, alone=len(searches) == 1)
@@ -233,16 +234,14 @@ def _search_and_confirm(searches: Sequence[Underway], resume_command: str) -> in
     return int(any(end != "finished" for end in ends))
 
 
-def _train(
-    make: Callable[..., list[Strand]], searches: Sequence[Underway], resume_command: str
-) -> None:
+def _train(make: Callable[..., list[Strand]], searches: Sequence[Underway], way_on: str) -> None:
     """Train what all of them have left; a search whose trials fail in a row is given up, others go on."""
     given_up = students.train(_strands(make, searches))
     for one in searches:
         if one.planned.name in given_up:
             close_one(one, "failed")
             reason = given_up[one.planned.name]
-            one.board.say(escape(f"Given up: {reason} Then go on with: {resume_command}"))
+            one.board.say(escape(f"Given up: {reason} Then go on with: {way_on}"))
 
 
 def _judge_and_report(one: Underway, *, alone: bool) -> None:
