@@ -12,8 +12,16 @@ from pathlib import Path
 import pytest
 
 import tuner  # noqa: F401  (Ray reads its environment when it is imported, so this comes before all tests)
+from tuner import addresses
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_store_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mlflow.set_tracking_uri` writes into the environment, from where the next search would take it."""
+    for name in addresses.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @dataclass
@@ -25,6 +33,11 @@ class Command:
     err: str
 
 
+def without_store() -> dict[str, str]:
+    """The environment, less the store that a fixture in this process may have left in it."""
+    return {name: value for name, value in os.environ.items() if name not in addresses.VARIABLES}
+
+
 def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """`python tune.py ...` on a pipe, in a process group of its own."""
     return subprocess.Popen(
@@ -34,7 +47,7 @@ def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, **environment},
+        env={**without_store(), **environment},
     )
 
 

@@ -15,8 +15,6 @@ from tuner import session
 from tuner.journal import Story, story
 from tuner.shelf import KEPT
 
-UNSEEN = "written before the merge of 2026-11-21 and not seen to pass since: to be run and taken up again"
-
 WANTED = chaos.flags(trials=6, epochs=4)
 
 
@@ -44,7 +42,6 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     return Killed(patient, toll, reference, story(broken / chaos.NAME))
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_search_killed_in_every_stage_ends_as_if_nothing_had_happened(killed: Killed) -> None:
     """Suggestions, stops, accuracies and answer equal the undisturbed search's; all blows landed."""
     assert killed.toll.landed == {"driver": 5, "worker": 1, "impatient": 1, "rival": 1}
@@ -52,13 +49,11 @@ def test_a_search_killed_in_every_stage_ends_as_if_nothing_had_happened(killed: 
     assert killed.toll.different == 0
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_no_metric_is_lost_or_doubled_and_no_run_stays_running(killed: Killed) -> None:
     """MLflow's rows against the journal's epochs."""
     assert (killed.toll.lost, killed.toll.twice, killed.toll.running) == (0, 0, 0)
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_kill_costs_an_epoch_at_most(killed: Killed) -> None:
     """The journal tells each epoch that was trained again; a lost worker is told, and why."""
     assert killed.toll.repeated <= 7  # kills that hit a trial
@@ -67,7 +62,6 @@ def test_a_kill_costs_an_epoch_at_most(killed: Killed) -> None:
     assert killed.told.results.get("retried") is None  # it belongs to its student
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_finished_trials_leave_only_the_best_ones_weights(killed: Killed) -> None:
     """One checkpoint of the best trial and of each confirmed student, none of the others."""
     folder = killed.patient.out / chaos.NAME / "checkpoints"
@@ -81,7 +75,6 @@ def test_finished_trials_leave_only_the_best_ones_weights(killed: Killed) -> Non
     assert max(left.values()) == 1 < KEPT
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_rays_folders_of_killed_drivers_are_swept(killed: Killed) -> None:
     """By the drivers that came after them; the last one's own is gone with it."""
     marks = session.roomy().glob(f"{session.PREFIX}*/{session.MARKER}")
@@ -93,7 +86,6 @@ def test_rays_folders_of_killed_drivers_are_swept(killed: Killed) -> None:
     assert not left & {str(first), str(last)}
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_bug_in_the_users_code_ends_the_search_with_a_diagnosis(
     killed: Killed, tune: Callable[..., Command]
 ) -> None:

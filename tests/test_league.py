@@ -14,8 +14,6 @@ from tests.conftest import Command, start
 from tests.test_search import no_run_stays_running, query
 from tuner.journal import FILE, Story, story
 
-UNSEEN = "written before the merge of 2026-11-21 and not seen to pass since: to be run and taken up again"
-
 LEAGUE = (
     *("--method", "kd", "dkd", "--trials", "3", "--epochs", "2", "--confirm-top", "1"),
     *("--confirm-seeds", "2", "--max-concurrent", "1", "--evaluate", "none", "--tune-baseline"),
@@ -57,7 +55,6 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in found if event["event"] == kind]
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_all_searches_are_equally_far_at_any_time(ended: League) -> None:
     """By their starts: no search begins a trial two ahead of another, before the kill and after."""
     assert max(ended.begun.values()) - min(ended.begun.values()) <= 1
@@ -72,7 +69,6 @@ def test_all_searches_are_equally_far_at_any_time(ended: League) -> None:
     assert counts[-1] == [3, 3, 3]
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_no_epoch_is_trained_twice_and_each_search_keeps_its_own_folder(ended: League) -> None:
     for name in SEARCHES:
         for student in ended.told(name).students.values():
@@ -80,7 +76,6 @@ def test_no_epoch_is_trained_twice_and_each_search_keeps_its_own_folder(ended: L
             assert list((ended.out / name / "checkpoints" / student.id).glob("checkpoint_*"))
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_each_search_confirms_and_reports_and_the_baseline_only_searches(ended: League) -> None:
     for name in ("l-kd", "l-dkd"):
         assert (ended.out / name / "report.html").exists()
@@ -89,7 +84,6 @@ def test_each_search_confirms_and_reports_and_the_baseline_only_searches(ended: 
     assert baseline.results["close"]["status"] == "finished" and "answer" not in baseline.results
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_the_tuned_baselines_come_from_the_searches_beside(ended: League) -> None:
     """Against the journals: kd's is the plain student's best trial, dkd's the best of kd's own search."""
     pairs = {"l-kd": ("vanilla-tuned", "l-vanilla-tuned"), "l-dkd": ("kd-tuned", "l-kd")}
@@ -99,7 +93,6 @@ def test_the_tuned_baselines_come_from_the_searches_beside(ended: League) -> Non
         assert ended.told(name).results["answer"]["rows"][role]["hyper"] == best.hyper
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_league_shows_all_and_says_which_differ(ended: League) -> None:
     page = (ended.out / "l" / "league.md").read_text()
     for words in ("kd", "dkd", "plain convnet4", "tuned plain convnet4", "tuned plain KD convnet4"):
@@ -109,7 +102,6 @@ def test_league_shows_all_and_says_which_differ(ended: League) -> None:
     assert "Searched: kd 3 trials, 6 epochs; dkd 3 trials, 6 epochs." in page
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_mlflow_has_each_student_once_in_the_leagues_experiment(ended: League) -> None:
     """Against the journals."""
     database = ended.out / "mlflow.db"
@@ -122,7 +114,6 @@ def test_mlflow_has_each_student_once_in_the_leagues_experiment(ended: League) -
     assert set(statuses) == {"FINISHED"}
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_league_that_has_ended_shows_its_table_again(
     ended: League, tune: Callable[..., Command]
 ) -> None:

@@ -14,8 +14,6 @@ from trainables.checkpoint import STATE, read_state
 from tuner.control import SETTINGS
 from tuner.journal import FILE, VERSION, Journal, story
 
-UNSEEN = "written before the merge of 2026-11-21 and not seen to pass since: to be run and taken up again"
-
 RECORDED = ROOT / "tests" / "recorded"
 
 
@@ -28,7 +26,6 @@ def recorded(name: str, out: Path) -> Path:
     return folder
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_search_recorded_with_journal_version_2_goes_on(
     tmp_path: Path, tune: Callable[..., Command]
 ) -> None:

@@ -14,8 +14,6 @@ from docs.methods import PAGE, page
 from tests.conftest import ROOT, Command
 from tuner.journal import story
 
-UNSEEN = "written before the merge of 2026-11-21 and not seen to pass since: to be run and taken up again"
-
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,7 +25,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_another_packages_method_is_listed_and_searched(
     installed: Path, tmp_path: Path, tune: Callable[..., Command]
 ) -> None:

@@ -26,8 +26,6 @@ from tuner.replaying import Difference, as_stored, compare, compared, likely_rea
 from tuner.settings import make
 from tuner.tracking import replay_tag
 
-UNSEEN = "written before the merge of 2026-11-21 and not seen to pass since: to be run and taken up again"
-
 SMALL = (
     *("--method", "kd", "--epochs", "4", "--scheduler", "asha", "--set", "alpha=0.9"),
     *("--confirm-top", "1", "--confirm-seeds", "2", "--evaluate", "none"),
@@ -108,7 +106,6 @@ def test_a_search_in_batches_repeats_exactly_on_other_slots(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped"])
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_trial_is_trained_again_from_its_run(
     status: str, runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +151,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return told
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_what_cannot_be_replayed_is_one_line(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,8 +28,6 @@ from tuner.journal import FILE, Story, story
 from tuner.mirror import Mirror
 from tuner.settings import make
 
-UNSEEN = "written before the merge of 2026-11-21 and not seen to pass since: to be run and taken up again"
-
 SMALL = (
     "--method",
     "kd",
@@ -328,7 +326,6 @@ ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 
 
 @pytest.mark.parametrize(("number", "status"), ENDS)
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_signal_ends_in_order_and_resume_equals_uninterrupted(
     number: int, status: int, tmp_path: Path, tune: Callable[..., Command], uninterrupted: Story
 ) -> None:
