@@ -12,9 +12,9 @@ from rich.console import Console
 
 from tuner import cluster, plan, settings
 from tuner.journal import VERSION, Journal
+from tuner.mirror import Mirror
 from tuner.plan import Plan
 from tuner.progress import Board
-from tuner.tracking import Mirror
 
 NAME = "x"
 PATIENCE = 5.0  # seconds for the mirror's rest: it delivers in its own time, not in the driver's

@@ -2,6 +2,7 @@
 
     python -m benchmarks.search_quality --seeds 40 --write     an hour or more on two quiet cores: gp takes it
     python -m benchmarks.search_quality --seeds 3              a try
+    python -m benchmarks.search_quality --answers FILE         keep each answer there, and go on with those left
 
 Regret is how far, in points, the setting of the trial that a user would take (the best last accuracy among those
 trained in full) lies below the best there is, without noise; epochs are those that the search trained. Searches have
@@ -18,11 +19,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
 from statistics import fmean, median, stdev
 
-from benchmarks.curves import EPOCHS, World
+from benchmarks.curves import EPOCH_SD, EPOCHS, SEED_SD, World
 from benchmarks.sections import load_average, machine, publish, table
 from benchmarks.simulated import (
     MANY_TRIALS,
@@ -63,6 +67,30 @@ def cases(seeds: int) -> list[Case]:
     asked.append(Strategy("random", "none", MANY_TRIALS))
     kinds = itertools.product((2, 4), (False, True), (1, 8), asked, range(seeds))
     return [Case(World(n, crossing, seed), s, w) for n, crossing, w, s, seed in kinds]
+
+
+def judged(
+    everything: list[Case], processes: int, file: Path | None
+) -> dict[Case, tuple[float, int]]:
+    """The answer of each search, as far as `file` does not have it from the same curves."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
+    known = {key: (regret, epochs) for key, regret, epochs in map(json.loads, lines)}
+    left = [case for case in everything if key_of(case) not in known]
+    with (
+        ProcessPoolExecutor(processes) as pool,
+        file.open("a", encoding="utf-8") if file else nullcontext() as kept,
+    ):
+        for case, (regret, epochs) in zip(left, pool.map(judge, left), strict=True):
+            known[key_of(case)] = regret, epochs
+            if kept:
+                kept.write(json.dumps([key_of(case), regret, epochs]) + "\n")
+                kept.flush()
+    return {case: known[key_of(case)] for case in everything}
+
+
+def key_of(case: Case) -> str:
+    """What an answer depends on."""
+    return f"{case} {SEED_SD} {EPOCH_SD}"
 
 
 def rows(answers: dict[Case, tuple[float, int]], crossing: bool) -> list[list[str]]:
@@ -116,13 +144,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=40, help="of each search (default: 40)")
     parser.add_argument("--processes", type=int, default=2, help="at once (default: 2)")
+    parser.add_argument("--answers", type=Path, help="file of answers, made or gone on with")
     parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
     given = parser.parse_args()
     load = load_average()
     everything = cases(given.seeds)
     started = time.monotonic()
-    with ProcessPoolExecutor(given.processes) as pool:
-        answers = dict(zip(everything, pool.map(judge, everything, chunksize=4), strict=True))
+    answers = judged(everything, given.processes, given.answers)
     minutes = (time.monotonic() - started) / 60
     n_equal, seconds = check_ray(range(1))
     header = ["sampler, scheduler"] + [

@@ -7,13 +7,14 @@ import random
 from typing import Any, NamedTuple
 
 import pytest
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from tuner.samplers import METRIC
 from tuner.schedulers import (
     BRACKETS,
     FIRST_ARRIVALS,
     ById,
+    InOrder,
     SafeASHA,
     SafeMedian,
     bracket_of,
@@ -259,7 +260,7 @@ def test_metric_and_mode_are_not_set_from_outside() -> None:
 def test_make() -> None:
     assert isinstance(make("asha", EPOCHS, GRACE), SafeASHA)
     assert isinstance(make("median", EPOCHS, GRACE), SafeMedian)
-    assert type(make("none", EPOCHS, GRACE)) is FIFOScheduler
+    assert type(make("none", EPOCHS, GRACE)) is InOrder
 
 
 @pytest.mark.parametrize(

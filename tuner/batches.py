@@ -17,12 +17,12 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tuner.budgets import Budgets
 from tuner.samplers import METRIC, Config, Listed, SafeOptunaSearch
-from tuner.schedulers import ById, rankable
+from tuner.schedulers import ById, InOrder, rankable
 
 Past = tuple[Config, dict[str, Any] | None, bool]  # config, last result while ended, whether failed
 
@@ -92,7 +92,7 @@ def _before(epoch: int, reached: int | None) -> bool:
     return reached is None or epoch <= reached
 
 
-class InLockstep(FIFOScheduler):
+class InLockstep(InOrder):
     """A stopping rule under Tune that decides for batches in lockstep; those whose turn has not come are paused."""
 
     def __init__(

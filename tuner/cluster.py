@@ -79,14 +79,24 @@ def submit(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus:
     return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)
 
 
-def each(tasks: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The answers of submitted functions by name, in the order in which they come; raises what one raised."""
+def _done(tasks: list[Any]) -> list[Any]:
+    """Those that have ended after half a second; what a signal's handler raises comes out of Ray as it is."""
     import ray
 
+    try:
+        done: list[Any] = ray.wait(tasks, timeout=0.5)[0]
+    except SystemError as error:  # "returned a result with an exception set"
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
+    return done
+
+
+def each(tasks: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The answers of submitted functions by name, in the order in which they come; raises what one raised."""
     left = {task: name for name, task in tasks.items()}
     while left:
-        done, _ = ray.wait(list(left), timeout=0.5)
-        for task in done:
+        for task in _done(list(left)):
             yield left.pop(task), wait(task)
 
 
@@ -94,7 +104,7 @@ def wait(task: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
     """The answer of a submitted function; raises what it raised. `meanwhile` is called twice a second."""
     import ray
 
-    while not ray.wait([task], timeout=0.5)[0]:
+    while not _done([task]):
         meanwhile()
     try:
         return ray.get(task)

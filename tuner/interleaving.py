@@ -21,7 +21,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.trainable import Task
@@ -30,6 +30,7 @@ from tuner.plan import Plan
 from tuner.population import Population
 from tuner.recorder import Recorder
 from tuner.samplers import METRIC
+from tuner.schedulers import InOrder
 
 CHECKPOINTS = "checkpoints"  # below a search's folder
 
@@ -102,7 +103,7 @@ class Turns(Searcher):
         """Nothing: a resumed search is told its past by its journal."""
 
 
-class OwnRules(FIFOScheduler):
+class OwnRules(InOrder):
     """Asks each search's own stopping rule about its trials, and sends their checkpoints to its own folder."""
 
     def __init__(self, strands: Sequence[Strand]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from search_spaces import Domain
 from trainables.checkpoint import STATE
@@ -29,7 +29,7 @@ from trainables.data.splits import rename_into
 from trainables.seeding import seed_of
 from tuner.budgets import Budgets
 from tuner.samplers import METRIC
-from tuner.schedulers import rankable
+from tuner.schedulers import InOrder, rankable
 
 SHARE = 4  # one in so many is replaced, and as many are sources
 FACTORS = (0.8, 1.2)  # the paper's
@@ -95,7 +95,7 @@ def inside(domain: Domain, value: float) -> float:
     return min(max(near, low), high)
 
 
-class Population(FIFOScheduler):
+class Population(InOrder):
     """Pauses students at each turn and lets them go on after it; holds any number of students on any number of slots.
 
     `checkpoints(id)` gives the folders of a student's checkpoints by epoch; `on_change(change, epoch)` writes a change

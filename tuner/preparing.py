@@ -125,7 +125,8 @@ def _start_probe(planned: Plan, facts: Facts) -> Any:
     """In which numbers the student is fastest, found out beside the teacher's training."""
     s = planned.settings
     # what a clock chooses may be another thing when the search is repeated
-    forced = {"auto": False if s.batch_mode else None, "bfloat16": True, "channels_last": True}
+    exact = s.batch_mode or s.max_concurrent == 1
+    forced = {"auto": False if exact else None, "bfloat16": True, "channels_last": True}
     return submit(
         planned,
         probed,
