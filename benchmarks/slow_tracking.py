@@ -3,8 +3,8 @@
     python -m benchmarks.slow_tracking            fifteen minutes on two quiet cores
     python -m benchmarks.slow_tracking --write    the same, and replace the section in RESULTS.md
 
-One small search beside a real MLflow server, and the same beside that server behind a door that keeps each request for
-five seconds; in turn, three times each. Compared is the time from the start of the first student to the end of the last:
+One small search beside a real MLflow server, and the same beside that server behind a door that keeps each request
+for five seconds; in turn, three times each. Compared is the time from the first student's start to the last one's end:
 MLflow's records may follow later, the students may not.
 """
 
@@ -95,7 +95,7 @@ def served(folder: Path, delay: float) -> Iterator[str]:
 
 
 def seconds(delay: float) -> float:
-    """From the start of a search's first student to the end of its last; raises ValueError where it did not end well."""
+    """From the first student's start to the last one's end; raises ValueError where it did not end well."""
     with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as text:
         folder = Path(text)
         with served(folder, delay) as uri:

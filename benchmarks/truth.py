@@ -46,6 +46,7 @@ EPOCHS, GRACE = 10, 5  # as plan.py has it for 10 epochs
 SIDE, SEEDS = 8, (1, 2, 3)
 SPACE = {"temperature": Domain("loguniform", 1, 20), "alpha": Domain("uniform", 0, 1)}
 PUBLISHED = {"temperature": 4.0, "alpha": 0.9}
+COLLAPSED = 0.5  # an accuracy from which a student has learnt nothing that stays
 TRIALS, SEARCHES = 16, 40
 SAMPLERS = ("random", "qmc", "tpe", "gp", "cmaes", "nsga2")
 STRATEGIES = [
@@ -157,11 +158,16 @@ class Measured:
 def noise(out: Path) -> tuple[float, float]:
     """Standard deviations in points: of another seed at the end, and of an epoch around its two neighbours' line.
 
-    The first is pooled over cells. The second is of the second half of the training; the difference of a value from the
-    mean of its neighbours has 1.5 times a value's variance, where noise is independent and the curve straight.
+    Students that collapsed are left out. The first is pooled over cells. The second is of the second half of the
+    training; the difference of a value from the mean of its neighbours has 1.5 times a value's variance, where noise is
+    independent and the curve straight.
     """
-    found = measured(out)
-    within = [variance([100 * c[-1] for c in by_seed.values()]) for by_seed in found.values()]
+    found = {
+        cell: {seed: curve for seed, curve in by_seed.items() if curve[-1] > COLLAPSED}
+        for cell, by_seed in measured(out).items()
+    }
+    ends = [[100 * curve[-1] for curve in by_seed.values()] for by_seed in found.values()]
+    within = [variance(some) for some in ends if len(some) > 1]
     bends = [
         100 * (curve[e] - (curve[e - 1] + curve[e + 1]) / 2)
         for by_seed in found.values()
@@ -201,12 +207,15 @@ def section(out: Path, load: str) -> str:
     found = truth(out)
     best = max(found, key=lambda cell: found[cell])
     seeds, epochs = noise(out)
+    everybody = [curve for by_seed in measured(out).values() for curve in by_seed.values()]
+    collapsed = sum(curve[-1] <= COLLAPSED for curve in everybody)
     said = [
         f"Validation accuracy in percent, mean of {len(SEEDS)} seeds; best {found[best]:.2f} at T "
         f"{axis('temperature')[best[0]]:g}, alpha {axis('alpha')[best[1]]:g}:",
         grid_table(out),
         f"Noise, standard deviation in points: {seeds:.2f} between seeds of a cell, {epochs:.2f} between epochs of a "
-        f"student. A cell's mean over {len(SEEDS)} seeds is therefore known to ± {seeds / len(SEEDS) ** 0.5:.2f}.",
+        f"student; {collapsed} of {len(everybody)} students had collapsed and are left out of that. The mean of "
+        f"{len(SEEDS)} seeds is therefore known to ± {seeds / len(SEEDS) ** 0.5:.2f}.",
         f"Regret in points (mean ± standard error, and median, over {SEARCHES} searches of {TRIALS} trials) of the "
         "trial that a user would take, below the best cell's mean:",
         search_table(out),

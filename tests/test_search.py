@@ -322,7 +322,7 @@ def test_report_tells_of_the_teacher(done: Done) -> None:
     assert teacher["calibrated_nll"] <= teacher["nll"]
 
 
-ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]  # test_kills has SIGKILL
 
 
 @pytest.mark.parametrize(("number", "status"), ENDS)
@@ -338,7 +338,7 @@ def test_a_signal_ends_in_order_and_resume_equals_uninterrupted(
             break
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == status
-    assert ("--resume broken" in rest) == (number != signal.SIGKILL)
+    assert "--resume broken" in rest
     no_run_stays_running(tmp_path / "mlflow.db")
     resumed = tune("--resume", "broken", "--out", tmp_path)
     assert resumed.status == 0, resumed.err
