@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tuner import plan_table
@@ -13,21 +15,28 @@ from tuner.tracking import State
 
 def command(planned: Plan) -> str:
     """The command that repeats this search."""
-    said = planned.settings.model_dump(exclude_defaults=True, exclude={"name", "experiment"})
+    left_out = {"name", "experiment", "out"}
+    if planned.data_root == planned.out / "data":
+        left_out.add("data_root")
+    said = planned.settings.model_dump(exclude_defaults=True, exclude=left_out)
     if "tracking_uri" in said:
         said["tracking_uri"] = redacted(said["tracking_uri"])
     words = ["python", "tune.py"]
     for name, value in said.items():
         for item in value if isinstance(value, tuple | list) else (value,):
             words += ["--" + name.replace("_", "-"), *([] if item is True else [str(item)])]
-    return shlex.join(words)
+    return shlex.join([*words, *where(planned)])
 
 
-def rebuild(planned: Plan) -> str:
-    """The command that makes the report anew from what the folder holds."""
-    elsewhere = planned.settings.out != Settings.model_fields["out"].default
-    where = ["--out", str(planned.settings.out)] if elsewhere else []
-    return shlex.join(["python", "tune.py", "--report", planned.name, *where])
+def rebuild(names: Sequence[str], planned: Plan, *more: str) -> str:
+    """The command that makes the report of one or several searches anew from what their folders hold."""
+    return shlex.join(["python", "tune.py", "--report", *names, *more, *where(planned)])
+
+
+def where(planned: Plan) -> list[str]:
+    """`--out` and the folder, where it is not the one that is meant without it here."""
+    usual = Path(Settings.model_fields["out"].default).resolve()
+    return [] if planned.out == usual else ["--out", str(planned.settings.out)]
 
 
 def page(planned: Plan) -> dict[str, Any]:

@@ -1,27 +1,25 @@
 """Several finished searches on one page: a league table, which of them differ, and what makes them no fair match.
 
-Searches are compared where the same test images judged them. Paired tests are made among those that share all else
-too (split, networks, seeds), so that a difference is the method's; other differences are named beside the table.
+Searches are compared where the same test images judged them. Paired tests are made among those that share all
+else too (split, networks, recipe, seeds), so that a difference is the method's; other differences are named.
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 
-from tuner import figures, league_rows, pages, pairs, published
+from tuner import commands, figures, league_rows, pages, pairs, published
 from tuner.figures import standing
 from tuner.figures.style import STYLE
 from tuner.finished import Finished
-from tuner.settings import Settings
+from tuner.progress import settings_in_words
 from tuner.statistics import interval
 
 LONGEST = 100  # letters of the page's folder
-
 
 SHARED: dict[str, Callable[[Finished], str]] = {  # what a fair match has in common, in words
     "training and validation images": lambda one: (
@@ -31,11 +29,11 @@ SHARED: dict[str, Callable[[Finished], str]] = {  # what a fair match has in com
         f"{one.answer['teacher']['model']}, {one.answer['teacher']['sha256'][:8]}"
     ),
     "student": lambda one: one.student,
+    "recipe": lambda one: settings_in_words(vars(one.planned.recipe)),
     "seeds": lambda one: ", ".join(map(str, one.answer["seeds"])),
 }
 NAMED: dict[str, Callable[[Finished], str]] = {  # what is said beside, where it differs
     "budget": lambda one: f"{len(one.told.of_kind('search'))} trials",
-    "recipe": lambda one: published.recipe_in_words(one.planned.recipe),
     "evaluation": lambda one: f"--evaluate {one.answer['tier']}",
     "times the test set was opened": lambda one: str(one.answer.get("opened", 1)),
 }
@@ -61,7 +59,11 @@ def write(found: Sequence[Finished], with_published: bool) -> list[Path]:
         "parts": [_part(group, folder, n) for n, group in enumerate(groups)],
         "apart": len(groups) > 1,
         "published": published.beside(found) if with_published else None,
-        "command": _command(found, with_published),
+        "command": commands.rebuild(
+            [one.name for one in found],
+            found[0].planned,
+            *(["--compare-published"] if with_published else []),
+        ),
     }
     return pages.write("compare", page, folder)
 
@@ -142,11 +144,3 @@ def differences(found: Sequence[Finished]) -> list[str]:
 def _made(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _command(found: Sequence[Finished], with_published: bool) -> str:
-    out = found[0].planned.settings.out
-    where = [] if out == Settings.model_fields["out"].default else ["--out", str(out)]
-    also = ["--compare-published"] if with_published else []
-    names = [one.name for one in found]
-    return shlex.join(["python", "tune.py", "--report", *names, *also, *where])

@@ -52,6 +52,7 @@ def _cells(measured: Mapping[str, Any]) -> list[str]:
     shares = [
         1 - r / n for r, n in zip(repaired, measured["agreement/teacher_wrong"], strict=True) if n
     ]
+    # counts: an interval's text multiplies by 100
     means = [interval([v / 100 for v in some]) for some in (repeated, repaired)]
     lost = interval([v / 100 for v in measured["agreement/lost"]])
     return [*(one.text() for one in (*means, lost)), interval(shares).text() if shares else ""]

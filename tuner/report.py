@@ -186,7 +186,7 @@ def page(planned: Plan, facts: Facts, told: Story, search: LookBack) -> dict[str
         "weights": planned.folder / Path(answer["champion"]["weights"]).name,
         "not_measured": unmeasured.sentences(planned, told),
         "command": commands.command(planned),
-        "rebuild": commands.rebuild(planned),
+        "rebuild": commands.rebuild([planned.name], planned),
         "ui": commands.ui_command(planned),
         "search": search,
         "space": {name: str(domain) for name, domain in planned.space.items()},
