@@ -36,7 +36,8 @@ def sentences(planned: Plan, answer: dict[str, Any]) -> list[str]:
 
 def _gains(answer: dict[str, Any]) -> list[str]:
     """The paired difference to each row that tuned is compared with, in words."""
-    tuned, said = answer["rows"]["tuned"], []
+    tuned = answer["rows"]["tuned"]
+    said: list[str] = []
     for role in ("vanilla", "default", *baselines.ROLES):
         if role in answer["rows"] and answer["winner"] != role:
             gap = paired(tuned["accuracy"], answer["rows"][role]["accuracy"])

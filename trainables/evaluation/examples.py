@@ -91,4 +91,4 @@ def read(folder: Path) -> Examples | None:
         return None
     content = load((folder / FILE).read_bytes())
     told = json.loads(bytes(content.pop("told").tolist()))
-    return Examples(**content, **told)
+    return Examples(content["clean"], content["adversarial"], **told)
