@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -23,7 +25,17 @@ Try this; it needs no download and no GPU and takes about a minute:
 
     python tune.py --method kd
 
-python tune.py --list shows methods, models, datasets, spaces, samplers and schedulers; --help shows every flag."""
+Then:
+
+    python tune.py --method kd --plan               what would run, how long, how much disk
+    python tune.py --method kd dkd at --trials 16   several methods, one table
+    python tune.py --method kd --dataset cifar100 --teacher resnet56 --student resnet20
+    python tune.py --report NAME [NAME ...]         a finished search's page anew; of several, one that compares them
+    python tune.py --resume NAME                    after an interruption
+    python tune.py --list                           methods, models, datasets, spaces, samplers, schedulers, objectives
+    python tune.py --help                           the most used flags; --help all shows every one
+
+docs/tutorial.md goes from here to your own data and a cluster."""
 REPEATED: dict[str, dict[str, Any]] = {
     "set": {"action": "append"},
     "objective": {"action": "append"},
@@ -52,6 +64,36 @@ def choices(field: FieldInfo) -> str:
     return "|".join(words)
 
 
+MOST_USED = {
+    "most used": (
+        *("method", "dataset", "teacher", "student", "set", "trials", "epochs"),
+        *("confirm_seeds", "evaluate", "gpus_per_trial", "out", "name"),
+    )
+}
+INSTEAD = {  # of searching: flag -> who does it
+    "status": "tuner.status:show",
+    "stop": "tuner.control:stop",
+    "report": "tuner.reporting:run",
+    "replay": "tuner.replaying:run",
+}
+
+
+class Help(argparse.Action):
+    """`--help` shows the most used flags, `--help all` every one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: Any,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
+        """Print it and leave."""
+        shown = parser if values else make_parser(MOST_USED)
+        shown.print_help()
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line and name the nearest flag."""
 
@@ -74,16 +116,17 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def make_parser() -> Parser:
+def make_parser(groups: Mapping[str, tuple[str, ...]] = GROUPS) -> Parser:
     """The command's flags, from the fields of Settings."""
     parser = Parser(
-        prog="tune.py",
+        usage="python tune.py --method NAME [NAME ...] [flags]",
         description="Search the hyperparameters of knowledge distillation.",
-        epilog="Example: python tune.py --method kd --set temperature=loguniform(1,20) --trials 64",
+        epilog='Example: python tune.py --method kd --set "temperature=loguniform(1,20)" --trials 64',
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=False,
     )
-    for title, names in GROUPS.items():
+    for title, names in groups.items():
         group = parser.add_argument_group(title)
         for name in names:
             field = Settings.model_fields[name]
@@ -103,7 +146,21 @@ def make_parser() -> Parser:
                 help=f"{field.description}{default}",
                 **shown,
             )
+    _add_what_else(parser)
+    return parser
+
+
+def _add_what_else(parser: Parser) -> None:
+    """Flags that are no settings of a search."""
     other = parser.add_argument_group("instead of searching")
+    other.add_argument(
+        "-h",
+        "--help",
+        nargs="?",
+        choices=("all",),
+        action=Help,
+        help="print this; --help all prints every flag",
+    )
     other.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     other.add_argument(
         "--list", nargs="*", choices=LISTS, metavar="WHAT", help=f"print {', '.join(LISTS)} or all"
@@ -118,6 +175,17 @@ def make_parser() -> Parser:
         "--stop", metavar="NAME", help="let a running search confirm what it has found so far"
     )
     other.add_argument(
+        "--report",
+        nargs="+",
+        metavar="NAME",
+        help="write a finished search's report anew; of several, a page that compares them",
+    )
+    other.add_argument(
+        "--compare-published",
+        action="store_true",
+        help="with --report: published accuracies of the same networks and images beside it",
+    )
+    other.add_argument(
         "--replay",
         metavar="RUN_ID",
         help="train the student of an MLflow run again, and say whether it is the same",
@@ -125,7 +193,6 @@ def make_parser() -> Parser:
     other.add_argument(
         "--overwrite", action="store_true", help="delete the search of that --name first"
     )
-    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,20 +226,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(given: dict[str, Any]) -> int:
     """Plan, search, go on, look or stop, as the flags say; the exit status. Raises ValueError for bad input."""
-    if "status" in given:
-        from tuner import status
-
-        return status.show(given.pop("status"), given)
-    if "stop" in given:
-        from tuner import control
-
-        return control.stop(given.pop("stop"), given)
+    for flag, place in INSTEAD.items():
+        if flag in given:
+            module, _, function = place.partition(":")
+            status: int = getattr(import_module(module), function)(given.pop(flag), given)
+            return status
+    if "compare_published" in given:
+        raise ValueError("--compare-published must stand beside --report NAME, got it alone")
     from tuner import addresses, league, search
 
-    if "replay" in given:
-        from tuner import replaying
-
-        return replaying.run(given.pop("replay"), given)
     resume = given.pop("resume", None)
     if resume:
         check_name(resume)

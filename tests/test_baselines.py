@@ -141,7 +141,7 @@ def test_the_report_compares_with_it_and_stops_saying_that_it_was_not_measured()
     by_name = {row[0]: row for row in rows}
     assert by_name["tuned"][6].startswith("+0.50 ±")
     assert by_name["tuned plain KD"][5].startswith("+1.50 ±")
-    assert any("Tuned minus tuned plain KD" in said for said in report.sentences(asked, answer()))
+    assert any("; minus tuned plain KD: " in said for said in report.sentences(asked, answer()))
     assert baselines.not_measured(asked, Story(results={baselines.EVENT: {}})) == ""
     assert "--tune-baseline" in baselines.not_measured(asked, Story())
 

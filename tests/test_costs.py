@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuner.costs import in_words, teacher_costs
-from tuner.journal import Student
+from tuner.costs import in_words, rows, teacher_costs
+from tuner.journal import Story, Student
 
 
 def student(*epochs: dict[str, float]) -> Student:
@@ -34,3 +34,19 @@ def test_live_epochs_count_neither_as_read_nor_as_computed(tmp_path: Path) -> No
 def test_a_search_without_a_teacher_says_nothing(tmp_path: Path) -> None:
     """The plain student's."""
     assert in_words(teacher_costs([student({"val/accuracy": 0.5})]), tmp_path) == ""
+
+
+def test_the_cost_of_each_part_and_of_all_together() -> None:
+    """By hand, 100 training images: a trial of 3 epochs, one computed, two read; seconds are a student's so far."""
+    trial = student(
+        {**COMPUTED, "seconds": 5.0}, {**FOUND, "seconds": 6.0}, {**FOUND, "seconds": 7.0}
+    )
+    confirmed = Student(
+        "c", 0, "confirm", "default", "kd", 1, {}, 1, history=[{**LIVE, "seconds": 9.0}]
+    )
+    _, *found = rows(Story(students={"t": trial, "c": confirmed}), 100)
+    assert found == [
+        ["search", "1", "3", "7", "100", "200"],
+        ["confirmation", "1", "1", "9", "100", "0"],
+        ["together", "2", "4", "16", "200", "200"],
+    ]

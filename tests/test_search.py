@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -17,12 +18,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import tune
 from tests.conftest import Command, start
+from trainables import champion, records
 from trainables.champion import load_champion
 from trainables.data.sealed import open_test
 from trainables.data.splits import Facts, open_split
 from trainables.data.views import to_float
-from tuner import plan, teaching, tracking
+from tuner import plan, settings_file, teaching, tracking
 from tuner.costs import teacher_costs
 from tuner.journal import FILE, Story, story
 from tuner.mirror import Mirror
@@ -158,7 +161,7 @@ def test_report_says_what_the_terminal_says(done: Done) -> None:
         assert row in report and row in page and row in done.command.out
     assert 'src="http' not in page and 'href="http' not in page
     assert "mlflow ui" in done.command.out
-    for picture in ("gain", "landscape", "slices", "parallel", "curves", "rungs"):
+    for picture in ("gain", "adversarial", "landscape", "slices", "parallel", "curves", "rungs"):
         assert (done.folder / "figures" / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -176,6 +179,68 @@ def test_report_looks_back_on_the_search(done: Done) -> None:
     sql = "select value from metrics where key = 'val/best_accuracy_tuned'"
     best = done.told.results["answer"]["rows"]["tuned"]["val_best"]
     assert query(done.out / "mlflow.db", sql) == [(pytest.approx(sum(best) / len(best)),)]
+
+
+def test_the_report_can_be_made_again_from_the_folder_alone(done: Done) -> None:
+    """Against what the search wrote: the same text, and nothing new in the journal, so no test set opened."""
+    pages = [done.folder / f"report.{form}" for form in ("md", "html")]
+    before, journal = [page.read_text() for page in pages], (done.folder / FILE).read_bytes()
+    for path in (*pages, *done.folder.glob("figures/*")):
+        path.unlink()
+    assert tune.main(["--report", "small", "--out", str(done.out)]) == 0
+    assert pages[0].read_text() == before[0]
+    assert pages[1].read_text().count("<img") == before[1].count("<img")
+    assert (done.folder / FILE).read_bytes() == journal
+
+
+def test_a_report_is_read_aloud_well(done: Done) -> None:
+    """By the page's own tags: a language, a text for each picture, headers with a scope, anchors that are there."""
+    page = (done.folder / "report.html").read_text()
+    assert '<html lang="en">' in page and "@media print" in page
+    assert re.findall(r"<th(?! scope=\"(?:row|col)\")[ >]", page) == []
+    assert page.count("<table") == page.count("<caption") == page.count('role="region"')
+    ids = re.findall(r'<h2 id="(\w+)"', page)
+    assert re.findall(r'<a href="#(\w+)"', page) == ids
+
+
+def another(done: Done, out: Path, name: str, **facts: object) -> None:
+    """A copy of the search under another name; `facts` of its data are changed."""
+    shutil.copytree(done.folder, out / name)
+    told = settings_file.read(out / name).model_copy(update={"name": name})
+    settings_file.write(out / name, told)
+    record = records.read(out / name / "champion.json", champion.VERSION, "")
+    record["facts"] |= facts
+    records.write(out / name / "champion.json", record, champion.VERSION)
+
+
+def test_searches_are_compared_where_the_same_images_judged_them(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search and its copy: no difference; a copy judged by other images stands apart, and alone is refused."""
+    another(done, tmp_path, "a")
+    another(done, tmp_path, "b")
+    another(done, tmp_path, "c", sha256={"train": "0", "test": "0"})
+    assert tune.main(["--report", "a", "b", "c", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "compare-a-b-c" / "report.md").read_text()
+    assert "0 of 1 pairs differ" in page and "may not be compared" in page
+    assert page.count("| plain convnet4 |") == 2
+    with pytest.raises(SystemExit) as stop:
+        tune.main(["--report", "a", "c", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "must name searches judged by the same test images" in said
+
+
+def test_a_search_without_an_answer_is_not_reported(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    another(done, tmp_path, "half")
+    lines = (tmp_path / "half" / FILE).read_text().splitlines(keepends=True)
+    (tmp_path / "half" / FILE).write_text("".join(lines[: len(lines) // 2]))
+    with pytest.raises(SystemExit) as stop:
+        tune.main(["--report", "half", "--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "--resume half goes on" in said and said.count("\n") == 1
 
 
 def test_ray_and_its_warnings_are_quiet(done: Done) -> None:

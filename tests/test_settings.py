@@ -389,7 +389,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--help"], ["--list"], *(["--list", what] for what in tune.LISTS)],
+    [[], ["--help"], ["--help", "all"], ["--list"], *(["--list", what] for what in tune.LISTS)],
     ids=lambda flags: " ".join(flags) or "nothing",
 )
 def test_answers_without_torch_or_ray(flags: list[str]) -> None:
@@ -405,14 +405,19 @@ def test_answers_without_torch_or_ray(flags: list[str]) -> None:
 
 
 def test_help_shows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every field of Settings that a user may set stands in one group, and in the help."""
+    """Every field of Settings that a user may set stands in one group, and in the help; the short help is short."""
     shown = [name for names in GROUPS.values() for name in names]
     assert sorted(shown) == sorted(set(Settings.model_fields) - {"experiment"})
     with pytest.raises(SystemExit) as stop:
-        tune.main(["--help"])
+        tune.main(["--help", "all"])
     told = capsys.readouterr().out
     assert stop.value.code == 0
     assert [f for f in shown if f"--{f.replace('_', '-')} " not in told] == []
+    with pytest.raises(SystemExit):
+        tune.main(["--help"])
+    short = capsys.readouterr().out
+    assert "--method" in short and "--resume" in short and "--hang-after" not in short
+    assert len(short.splitlines()) < len(told.splitlines()) / 2
 
 
 @pytest.mark.parametrize("what", tune.LISTS)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.journal import Student
+from tuner.journal import Story, Student
 from tuner.progress import duration
 
 
@@ -63,3 +63,21 @@ def in_words(costs: TeacherCosts, folder: Path) -> str:
         f"({costs.hit_rate:.0%}){also}; that saved about {duration(costs.saved_seconds)} of training time. "
         f"The cache holds {size:,.1f} MB."
     )
+
+
+def rows(told: Story, n_train: int) -> list[list[str]]:
+    """Students, epochs, seconds of training and teacher passes of each part of the search; header first."""
+    header = ["", "students", "epochs", "seconds of training", "teacher passes", "passes saved"]
+    parts = {"search": ("search",), "confirmation": ("confirm", "baseline")}
+    found = {name: told.of_kind(*kinds) for name, kinds in parts.items()}
+    found["together"] = [student for some in found.values() for student in some]
+    return [header, *([name, *_spent(some, n_train)] for name, some in found.items())]
+
+
+def _spent(students: Sequence[Student], n_train: int) -> list[str]:
+    """A teacher's pass is one image; an epoch has `n_train` of them, of a method that repeats views more."""
+    seconds = sum(one.history[-1].get("seconds", 0.0) for one in students if one.history)
+    taught = teacher_costs(students)
+    passes = (taught.computed + taught.live) * n_train, taught.found * n_train
+    n_epochs = sum(len(one.history) for one in students)
+    return [f"{len(students)}", f"{n_epochs:,}", f"{seconds:,.0f}", *(f"{n:,}" for n in passes)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from tuner import plan, report
+from tuner import commands, plan
 from tuner.control import locked
 from tuner.journal import Journal
 from tuner.mirror import Mirror
@@ -59,7 +59,7 @@ def farewell(mirror: Mirror, board: Board, planned: Plan, *, hurried: bool) -> N
     state = mirror.runs()
     if state.refused:
         board.say(f"MLflow did not take {state.refused} records: {planned.folder / LOG} says why")
-    board.say(report.where_to_look(planned, state))
+    board.say(commands.where_to_look(planned, state))
 
 
 def deliver_late(planned: Plan) -> int:
@@ -74,7 +74,7 @@ def deliver_late(planned: Plan) -> int:
             board.say(f"MLflow has everything now, in {plan.redacted(uri)}")
         else:
             board.say(escape(f"MLflow has not got everything ({mirror.trouble()})"))
-        board.say(report.where_to_look(planned, mirror.runs()))
+        board.say(commands.where_to_look(planned, mirror.runs()))
     return 0 if complete else 1
 
 

@@ -17,7 +17,9 @@ from trainables.champion import rebuild
 from trainables.checkpoint import read_state
 from trainables.data.sealed import open_test
 from trainables.data.splits import Facts, Split, open_split
+from trainables.evaluation import examples
 from trainables.evaluation.calibration import best_temperature
+from trainables.evaluation.examples import Examples
 from trainables.evaluation.predictions import predict, sample
 from trainables.evaluation.suite import Beside, evaluate
 from trainables.evaluation.threats import Threat, linf, threats_for
@@ -80,6 +82,19 @@ def judge(candidate: Candidate, paper: Paper, device: str) -> dict[str, float]:
         seed=paper.seed,
         device=device,
         workers=paper.workers,
+    )
+
+
+def illustrate(asked: dict[str, Candidate], paper: Paper, threat: Threat, device: str) -> Examples:
+    """Adversarial examples of the network "tuned", and what all of `asked` say of them; runs on the cluster."""
+    networks = {name: _network(one, paper, device).eval() for name, one in asked.items()}
+    test, facts = open_test(paper.facts), paper.facts
+    if facts.streamed:
+        some = sample(test, MOST_STREAMED, paper.seed, "judged")
+        test = Split(some.images[:], some.labels)
+    tuned = networks.pop("tuned")
+    return examples.make(
+        tuned, networks, test, threat, facts.classes, seed=paper.seed, device=device
     )
 
 

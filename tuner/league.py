@@ -18,9 +18,10 @@ from trainables import methods, records
 from tuner import (
     addresses,
     baselines,
-    evaluation_report,
+    league_rows,
     pairs,
     plan,
+    plan_table,
     report,
     search,
     settings_file,
@@ -29,15 +30,12 @@ from tuner import (
 from tuner.control import RECORD, SETTINGS, locked
 from tuner.ending import resume_command
 from tuner.journal import FILE, Story, story
+from tuner.league_rows import HEADER
 from tuner.plan import Plan
-from tuner.progress import make_console, settings_in_words
+from tuner.progress import make_console
 from tuner.settings import Settings, make
-from tuner.statistics import interval, paired
 
 VERSION = 1  # of league.json
-GAPS = ("test minus plain", "test minus default")
-HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
-BESIDE = {"vanilla": "plain", "vanilla-tuned": "tuned plain", "kd-tuned": "tuned plain KD"}
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
 
 
@@ -62,7 +60,7 @@ def run(wanted: list[str], given: dict[str, Any], *, overwrite: bool, plan_only:
     if plan_only:
         console.print(Text(budget))
         for one in planned:
-            console.print(report.plan_table(one))
+            console.print(plan_table.plan_table(one))
         for one in beside:
             console.print(Text(f"baseline: {baselines.in_words(one)}"))
         return 0
@@ -225,49 +223,15 @@ def table(folder: Path) -> list[list[str]]:
 
     The plain student stands among them, once for each network, and so does each tuned baseline.
     """
-    rows: list[tuple[float, list[str]]] = []
-    others: dict[str, tuple[float, list[str]]] = {}
-    for method, told in _stories(folder):
-        if not _done(told):
+    rows: list[league_rows.Ranked] = []
+    answers = {method: told.results["answer"] for method, told in _stories(folder) if _done(told)}
+    for method, _ in _stories(folder):
+        if method in answers:
+            rows.append(league_rows.row(method, answers[method]))
+        else:
             rows.append((-math.inf, [method, "not finished", *[""] * (len(HEADER) - 2)]))
-            continue
-        answer = told.results["answer"]
-        rows.append(_row(method, answer))
-        student = answer["registered_as"].rpartition("-")[2]
-        for role in ("vanilla", *baselines.ROLES):
-            if role in answer["rows"]:
-                name = f"{BESIDE[role]} {student}"
-                others.setdefault(name, _beside(name, answer, role))
-    rows += others.values()
+    rows += league_rows.beside(answers)
     return [list(HEADER), *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
-
-
-def _beside(name: str, answer: dict[str, Any], role: str) -> tuple[float, list[str]]:
-    """A network that the methods are compared with."""
-    found = answer["rows"][role]
-    val, test = (interval(found[key]) for key in ("val", "accuracy"))
-    setting = "" if role == "vanilla" else settings_in_words(found["hyper"])
-    return test.mean, [name, val.text(), test.text(), "", "", *_robust(answer, found), setting]
-
-
-def _row(method: str, answer: dict[str, Any]) -> tuple[float, list[str]]:
-    found, tuned = answer["rows"], answer["rows"]["tuned"]
-    gaps = [
-        paired(tuned["accuracy"], found[role]["accuracy"]).text(signed=True)
-        if role in found
-        else ""
-        for role in ("vanilla", "default")
-    ]
-    if answer["winner"] == "default":
-        gaps[1] = "the same"
-    val, test = (interval(tuned[name]) for name in ("val", "accuracy"))
-    setting = settings_in_words(answer["hyper"])
-    return test.mean, [method, val.text(), test.text(), *gaps, *_robust(answer, tuned), setting]
-
-
-def _robust(answer: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Two cells: the worst case and its flags, empty where nothing was attacked."""
-    return evaluation_report.cells(answer, found) or ["", ""]
 
 
 def _folder(name: str, given: dict[str, Any]) -> Path:

@@ -7,20 +7,18 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from tuner.journal import Journal
 
-
-def write(template: str, page: dict[str, Any], folder: Path, journal: Journal) -> None:
-    """report.md and report.html of the templates of that name into the search's folder, and its MLflow run."""
+def write(template: str, page: dict[str, Any], folder: Path) -> list[Path]:
+    """report.md and report.html of the templates of that name into a folder; their paths."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(["html.jinja"], default_for_string=False),
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    paths = []
     for form in ("md", "html"):
-        path = folder / f"report.{form}"
-        path.write_text(
-            environment.get_template(f"{template}.{form}.jinja").render(**page), "utf-8"
-        )
-        journal.write("file", id="", path=str(path))
+        text = environment.get_template(f"{template}.{form}.jinja").render(**page)
+        paths.append(folder / f"report.{form}")
+        paths[-1].write_text(text, "utf-8")
+    return paths

@@ -16,7 +16,7 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, ingredients, plan, report, teaching, warm
+from tuner import cluster, ingredients, plan, plan_table, report, teaching, warm
 from tuner.journal import VERSION, Journal
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -107,7 +107,7 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
         name=planned.name,
         experiment=planned.settings.experiment or planned.name,
         token=secrets.token_hex(8),
-        description=report.question(planned),
+        description=plan_table.question(planned),
         settings=settings,
         facts={**shown, "space": ", ".join(f"{k}: {v}" for k, v in planned.space.items())},
     )

@@ -20,9 +20,11 @@ from tuner import (
     baselines,
     claims,
     cluster,
+    commands,
     confirm,
     extension,
     plan,
+    plan_table,
     recovery,
     report,
     room,
@@ -172,7 +174,7 @@ def refuse_settings(given: dict[str, Any]) -> None:
 def show_plan(settings: Settings) -> int:
     """Print what would run; run nothing, write nothing."""
     planned = plan.make(settings)
-    Board().console.print(report.plan_table(planned))
+    Board().console.print(plan_table.plan_table(planned))
     return 0
 
 
@@ -259,7 +261,7 @@ def _judge_and_report(one: Underway, *, alone: bool) -> None:
 def _judge(one: Underway) -> None:
     planned, task, journal, board = one.planned, one.task, one.journal, one.board
     answer = verdict.judge(planned, task, journal, board, partial(submit, planned))
-    report.write(planned, task, board.story, answer, journal)
+    report.write(planned, task.facts, board.story, answer, journal)
     close_one(one, "finished")
     board.console.print(report.final_table(planned, board.story, answer))
 
@@ -301,8 +303,8 @@ def _ends_here(one: Underway) -> bool:
 def _say_unmet(one: Underway) -> None:
     """No trial keeps the constraints: say so and how near the nearest came."""
     planned, told = one.planned, one.board.story
-    page = {"question": report.question(planned), "command": report.command(planned)}
-    unmet.write(planned, told, one.journal, page)
+    for path in unmet.write(planned, told, commands.page(planned)):
+        one.journal.write("file", id="", path=str(path))
     close_one(one, "failed")
     for sentence in unmet.sentences(planned, told):
         one.board.say(sentence)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tuner import pages, standing
-from tuner.journal import Journal, Story, Student
+from tuner.journal import Story, Student
 from tuner.plan import Plan
 from tuner.progress import settings_in_words
 
@@ -49,7 +50,7 @@ def rows(planned: Plan, told: Story) -> list[list[str]]:
     return table
 
 
-def write(planned: Plan, told: Story, journal: Journal, page: dict[str, Any]) -> None:
-    """report.md and report.html into the search's folder and its MLflow run; `page` has the question and command."""
+def write(planned: Plan, told: Story, page: dict[str, Any]) -> list[Path]:
+    """report.md and report.html into the search's folder; `page` has the question and the command."""
     found = {"planned": planned, "sentences": sentences(planned, told), "rows": rows(planned, told)}
-    pages.write("unmet", {**page, **found}, planned.folder, journal)
+    return pages.write("unmet", {**page, **found}, planned.folder)

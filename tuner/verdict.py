@@ -12,6 +12,7 @@ from typing import Any
 
 from trainables.champion import load_champion, save_champion
 from trainables.checkpoint import read_state
+from trainables.evaluation import examples
 from trainables.evaluation.threats import Threat
 from trainables.models import slug
 from trainables.models.normalized import latency_ms, n_parameters
@@ -53,7 +54,9 @@ def judge(
         board.take(journal.write("test_opened", sync=True, roles=list(rows), winner=winner.role))
         how_often = extension.opening(extension.times_opened(told))
         board.say(f"test set opened {how_often}, for " + ", ".join(rows) + " and the teacher")
-    _measure(planned, task, candidates(planned, task, told, rows, champion), journal, board, submit)
+    asked = candidates(planned, task, told, rows, champion)
+    _measure(planned, task, asked, journal, board, submit)
+    _illustrate(planned, task, {one.name: one for one in asked}, champion["student"], submit)
     answer = {
         "winner": winner.role,
         "trial": winner.trial,
@@ -115,6 +118,22 @@ def _measure(
             board.take(journal.write("judged", sync=True, id=name, metrics=metrics))
             done = len(told.judged)
             show(done, f"{done}/{len(asked)} networks")
+
+
+def _illustrate(
+    planned: Plan, task: Task, asked: Mapping[str, Candidate], champion: str, submit: Submit
+) -> None:
+    """Keep a few adversarial examples of the champion, for the report's picture, where anything is attacked."""
+    against = asked["teacher"].against
+    if not against:
+        return
+    shown = {"tuned": asked[champion], "teacher": asked["teacher"]}
+    plain = asked.get(f"vanilla-seed{seeds(planned)[0]}")
+    if plain is not None and plain.name != champion:
+        shown["plain"] = plain
+    paper = Paper(task.facts, task.teacher, planned.settings.seed, planned.settings.cpus_per_trial)
+    threat = Threat("linf", planned.source.epsilon)
+    examples.write(planned.folder, cluster.wait(submit(judging.illustrate, shown, paper, threat)))
 
 
 def _how(planned: Plan) -> dict[str, Any]:

@@ -8,21 +8,22 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from tuner.figures import bars, curves, fronts, landscape, slices
+from tuner.figures import adversarial, bars, curves, fronts, landscape, slices
 from tuner.figures.seen import Picture, Seen
 from tuner.figures.style import STYLE
 
-__all__ = ["Picture", "Seen", "draw"]
+__all__ = ["Picture", "Seen", "draw", "kept"]
 
 Drawer = Callable[[Seen], tuple[Figure, str] | None]  # the figure and what it says
-DRAWERS: dict[str, Drawer] = {
-    "gain": bars.gain,
-    "importance": bars.importance,
-    "landscape": landscape.draw,
-    "slices": slices.draw,
-    "parallel": slices.parallel,
-    "curves": curves.draw,
-    "rungs": curves.rungs,
+DRAWERS: dict[str, tuple[str, Drawer]] = {  # with its title
+    "gain": ("What tuning gained", bars.gain),
+    "adversarial": ("Adversarial examples", adversarial.draw),
+    "importance": (bars.IMPORTANCE, bars.importance),
+    "landscape": (landscape.TITLE, landscape.draw),
+    "slices": (slices.SLICES, slices.draw),
+    "parallel": (slices.PARALLEL, slices.parallel),
+    "curves": (curves.LEARNING, curves.draw),
+    "rungs": (curves.RUNGS, curves.rungs),
 }
 
 
@@ -31,16 +32,17 @@ def draw(seen: Seen, folder: Path) -> dict[str, Picture]:
     folder.mkdir(exist_ok=True)
     found = {}
     with mpl.rc_context(STYLE):
-        for name, drawer in DRAWERS.items():
+        for name, (title, drawer) in DRAWERS.items():
             drawn = drawer(seen)
             if drawn is not None:
-                found[name] = _kept(folder, name, *drawn)
+                found[name] = kept(folder, name, title, *drawn)
         for name, figure, caption in fronts.draw(seen):
-            found[name] = _kept(folder, name, figure, caption)
+            found[name] = kept(folder, name, "Pareto front", figure, caption)
     return found
 
 
-def _kept(folder: Path, name: str, figure: Figure, caption: str) -> Picture:
+def kept(folder: Path, name: str, title: str, figure: Figure, caption: str) -> Picture:
+    """The figure as a PNG file of that name in `folder`."""
     path = folder / f"{name}.png"
     figure.savefig(path)
-    return Picture(path, caption)
+    return Picture(path, caption, title)

@@ -16,7 +16,8 @@ from tuner.journal import Story, Student
 from tuner.plan import Plan
 from tuner.progress import settings_in_words
 
-USUAL_PAIR = ("temperature", "alpha")
+TEMPERATURE = "temperature"
+USUAL_PAIR = (TEMPERATURE, "alpha")
 WIDE = 8  # a grid whose ends differ by this factor is read on a log scale
 
 
@@ -26,6 +27,7 @@ class Picture:
 
     path: Path
     caption: str
+    title: str  # a few words, for those who hear the caption anyway
 
     @property
     def inline(self) -> str:
@@ -62,6 +64,12 @@ class Seen:
         """The trial of the published setting."""
         first = self.students[0] if self.students else None
         return first if first and first.number == 0 else None
+
+    @property
+    def calibrated(self) -> float | None:
+        """The temperature at which the teacher's own probabilities are best calibrated, where that is known."""
+        found: float | None = self.answer.get("teacher", {}).get("temperature")
+        return found
 
     def role(self, student: Student) -> str:
         """What a trial is beside one of many: chosen, the published default, both, or nothing."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from search_spaces import Domain
 from tuner.figures import style
-from tuner.figures.seen import Seen, ends, is_log, on_axis, place, unit
+from tuner.figures.seen import TEMPERATURE, Seen, ends, is_log, on_axis, place, unit
 
 SLICES, PARALLEL = "One dimension at a time", "All dimensions of a trial"
 COLUMNS = 3
@@ -42,6 +42,8 @@ def draw(seen: Seen) -> tuple[Figure, str] | None:
     below = sum(100 * one.accuracy < low for one in seen.students)
     if below:
         said += f" {below} trials below {low:.0f} % stand on the lower edge."
+    if TEMPERATURE in names and seen.calibrated:
+        said += f" Dotted: the temperature that calibrates the teacher, {seen.calibrated:.3g}."
     return figure, f"{said} {seen.marks_in_words()}"
 
 
@@ -65,6 +67,8 @@ def _slice(axes: Axes, seen: Seen, name: str, low: float) -> None:
     style.hollow(axes, rest, [x[one.id] for one in rest], [y[one.id] for one in rest])
     style.marked(axes, seen, x, y)
     style.scale(axes, "x", name, seen.planned.searched[name])
+    if name == TEMPERATURE and seen.calibrated:
+        axes.axvline(seen.calibrated, color="black", ls=":", lw=1.2, zorder=1)
     axes.grid(axis="y", color="#EEEEEE", zorder=0)
 
 
