@@ -123,6 +123,19 @@ def make_parser() -> Parser:
         help="train the student of an MLflow run again, and say whether it is the same",
     )
     other.add_argument(
+        "--export",
+        metavar="RUN_ID",
+        help="write the student of an MLflow run, or a search's champion, as --format says, and check the file",
+    )
+    other.add_argument(
+        "--format", nargs="+", metavar="FORM", help="safetensors (default), pt2, onnx, onnx-int8"
+    )
+    other.add_argument(
+        "--evaluate-run",
+        metavar="RUN_ID",
+        help="measure the student of an MLflow run, or a search's champion, as --evaluate says, and tell its run",
+    )
+    other.add_argument(
         "--overwrite", action="store_true", help="delete the search of that --name first"
     )
     return parser
@@ -157,22 +170,59 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def show_status(name: str, given: dict[str, Any]) -> int:
+    """--status."""
+    from tuner import status
+
+    return status.show(name, given)
+
+
+def stop(name: str, given: dict[str, Any]) -> int:
+    """--stop."""
+    from tuner import control
+
+    return control.stop(name, given)
+
+
+def replay(run_id: str, given: dict[str, Any]) -> int:
+    """--replay."""
+    from tuner import replaying
+
+    return replaying.run(run_id, given)
+
+
+def export(run_id: str, given: dict[str, Any]) -> int:
+    """--export."""
+    from tuner import exporting
+
+    return exporting.run(run_id, given.pop("format", ["safetensors"]), given)
+
+
+def evaluate(run_id: str, given: dict[str, Any]) -> int:
+    """--evaluate-run."""
+    from tuner import evaluating
+
+    return evaluating.run(run_id, given)
+
+
+INSTEAD = {
+    "status": show_status,
+    "stop": stop,
+    "replay": replay,
+    "export": export,
+    "evaluate_run": evaluate,
+}
+
+
 def run(given: dict[str, Any]) -> int:
     """Plan, search, go on, look or stop, as the flags say; the exit status. Raises ValueError for bad input."""
-    if "status" in given:
-        from tuner import status
-
-        return status.show(given.pop("status"), given)
-    if "stop" in given:
-        from tuner import control
-
-        return control.stop(given.pop("stop"), given)
+    other = next((flag for flag in INSTEAD if flag in given), None)
+    if other:
+        return INSTEAD[other](given.pop(other), given)
+    if "format" in given:
+        raise ValueError("--format must go with --export, got it alone")
     from tuner import addresses, league, search
 
-    if "replay" in given:
-        from tuner import replaying
-
-        return replaying.run(given.pop("replay"), given)
     resume = given.pop("resume", None)
     if resume:
         check_name(resume)
