@@ -75,6 +75,8 @@ INSTEAD = {  # of searching: flag -> who does it
     "stop": "tuner.control:stop",
     "report": "tuner.reporting:run",
     "replay": "tuner.replaying:run",
+    "export": "tuner.exporting:run",
+    "evaluate_run": "tuner.evaluating:run",
 }
 
 
@@ -191,6 +193,19 @@ def _add_what_else(parser: Parser) -> None:
         help="train the student of an MLflow run again, and say whether it is the same",
     )
     other.add_argument(
+        "--export",
+        metavar="RUN_ID",
+        help="write the student of an MLflow run, or a search's champion, as --format says, and check the file",
+    )
+    other.add_argument(
+        "--format", nargs="+", metavar="FORM", help="safetensors (default), pt2, onnx, onnx-int8"
+    )
+    other.add_argument(
+        "--evaluate-run",
+        metavar="RUN_ID",
+        help="measure the student of an MLflow run, or a search's champion, as --evaluate says, and tell its run",
+    )
+    other.add_argument(
         "--overwrite", action="store_true", help="delete the search of that --name first"
     )
 
@@ -231,6 +246,8 @@ def run(given: dict[str, Any]) -> int:
             module, _, function = place.partition(":")
             status: int = getattr(import_module(module), function)(given.pop(flag), given)
             return status
+    if "format" in given:
+        raise ValueError("--format must go with --export, got it alone")
     if "compare_published" in given:
         raise ValueError("--compare-published must stand beside --report NAME, got it alone")
     from tuner import addresses, league, search

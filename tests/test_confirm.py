@@ -175,7 +175,8 @@ def test_without_a_tier_there_are_no_robust_columns() -> None:
     for row in (*bare["rows"].values(), bare["teacher"]):
         row["measured"] = {}
     assert {len(row) for row in report.comparison(bare)} == {6}
-    assert evaluation_report.robust_rows(bare) == evaluation_report.quality_rows(bare) == []
+    assert evaluation_report.robust_rows(evaluation_report.networks(bare)) == []
+    assert evaluation_report.quality_rows(evaluation_report.networks(bare)) == []
     assert evaluation_report.summary(bare) == {}
     assert "--evaluate none" in evaluation_report.sentences(bare)[0]
 
@@ -192,13 +193,17 @@ def test_report_tables_have_a_row_for_each_network_and_radius() -> None:
     """The champion's own, stronger evaluation stands beside; what only it has is empty elsewhere."""
     full = answer()
     full["champion"] = {"measured": {**measured(0.3, 0.0), "robust/linf_0.1/aa": 0.3}}
-    rows = evaluation_report.robust_rows(full)
+    rows = evaluation_report.robust_rows(evaluation_report.networks(full))
     assert rows[0] == ["network", "radius", "FGSM", "worst case", "AutoAttack", "flags"]
     known = [confirm.ROLES[role] for role in full["rows"]]
     assert [row[0] for row in rows[1:]] == [*known, "teacher", "champion"]
     assert rows[-1] == ["champion", "linf 0.1", "30.00", "30.00", "30.00", ""]
     assert rows[-2][4] == ""
-    assert evaluation_report.quality_rows(full)[-1] == ["champion", "0.300", "30.00"]
+    assert evaluation_report.quality_rows(evaluation_report.networks(full))[-1] == [
+        "champion",
+        "0.300",
+        "30.00",
+    ]
     assert evaluation_report.summary(full)["champion/robust/linf_0.1/aa"] == 0.3
     assert evaluation_report.summary(full)["robust/linf_0.1/worst_tuned"] == pytest.approx(0.46)
 

@@ -181,7 +181,7 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     facts = ingredients.prepare("digits", tmp_path / "data", tmp_path / "cache")
     told["sha256"] = facts.sha256["train"]
     with pytest.raises(ValueError, match=r"digits with split 0{16}, got split [0-9a-f]{16}$"):
-        ingredients._facts(told, tmp_path)
+        ingredients.facts_of(told, tmp_path)
 
 
 def test_every_part_of_a_task_is_recorded() -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -326,6 +326,85 @@ def test_registered_champion_is_served(done: Done) -> None:
         answer = post(f"http://127.0.0.1:{port}/invocations", {"inputs": images.tolist()})
     expected = load_champion(done.folder)(images)
     torch.testing.assert_close(torch.tensor(answer["predictions"]), expected, rtol=1e-4, atol=1e-4)
+
+
+def run_of(done: Done, key: str) -> str:
+    known = json.loads((done.folder / "tracking.json").read_text())["runs"]
+    return str(known[key])
+
+
+def test_a_search_runs_champion_is_exported(done: Done, tune: Callable[..., Command]) -> None:
+    """The file's weights are the champion's of the search, bit for bit, and another process found it equal."""
+    run_id = run_of(done, "")
+    command = tune("--export", run_id, "--format", "safetensors", "pt2", "--out", done.out)
+    assert command.status == 0, command.err
+    student = done.told.results["answer"]["champion"]["student"]
+    folder = done.out / "exports" / run_of(done, student)
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert load_champion(folder)(images).equal(load_champion(done.folder)(images))
+    told = json.loads((folder / "export.json").read_text())
+    assert {one["file"] for one in told["files"].values()} == {"champion.safetensors", "model.pt2"}
+    assert all(one["difference"] <= 1e-4 for one in told["files"].values())
+    assert "model.pt2" in command.out and "the test set stays closed" in command.out
+
+
+def evaluated(done: Done, key: str, tune: Callable[..., Command]) -> tuple[str, dict[str, Any]]:
+    """What --evaluate-run prints of a student, and its run's metrics and tags afterwards."""
+    run_id, database = run_of(done, key), done.out / "mlflow.db"
+    command = tune("--evaluate-run", run_id, "--out", done.out)
+    assert command.status == 0, command.err
+    metrics = query(database, f"select key, value from latest_metrics where run_uuid = '{run_id}'")
+    tags = query(database, f"select key, value from tags where run_uuid = '{run_id}'")
+    return command.out, dict([*metrics, *tags])  # type: ignore[list-item]
+
+
+def test_a_trial_is_evaluated_on_validation(done: Done, tune: Callable[..., Command]) -> None:
+    """Its numbers stand below val/; the test set stays closed, nothing is fitted on what it is judged by."""
+    trial = next(key for key in sorted(kept(done)) if done.told.students[key].kind == "search")
+    printed, found = evaluated(done, trial, tune)
+    assert "quick, on validation, which its search chose by" in printed
+    assert found["kd.evaluated"] == "quick on val, seed 0"
+    assert (
+        found["val/clean/accuracy"] == found["val/accuracy"] == done.told.students[trial].accuracy
+    )
+    assert 0 <= found["val/robust/linf_0.15/worst"] <= found["val/accuracy"]
+    assert "test/accuracy" not in found and "val/calibration/nll_scaled" not in found
+
+
+def test_who_was_judged_is_evaluated_on_the_test_set(
+    done: Done, tune: Callable[..., Command]
+) -> None:
+    """The search's own numbers again: the same images, network and draws."""
+    judged = done.told.judged["default-seed1"]
+    printed, found = evaluated(done, "default-seed1", tune)
+    assert "quick, on the test set, which its search opened for this student" in printed
+    assert {name: found[name] for name in judged} == pytest.approx(judged)
+
+
+@pytest.mark.parametrize("flag", ["--export", "--evaluate-run"])
+def test_runs_without_a_network_are_one_line(
+    flag: str, done: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No such run; a trial whose weights were not kept, with the way to get them; a setting that is not its."""
+    gone = next(s.id for s in reversed(done.told.of_kind("search")) if s.id not in kept(done))
+    cases = [
+        (("no",), f"{flag} must be the id of a run in MLflow, got 'no'"),
+        ((run_of(done, gone),), "trains it again and keeps them"),
+        (
+            (run_of(done, ""), "--seed", "1"),
+            f"{flag} reads the settings of its run, got --seed too",
+        ),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(SystemExit) as stop:
+            tune.main([flag, *arguments, "--out", str(done.out)])
+        told = capsys.readouterr()
+        assert stop.value.code == 2 and told.err.count("\n") == 1 and message in told.err
+
+
+def kept(done: Done) -> set[str]:
+    """The students whose checkpoints are there."""
+    return {path.parents[1].name for path in done.folder.glob("checkpoints/*/*/state.pt")}
 
 
 def test_alias_champion_is_the_best_of_all_searches_on_validation(done: Done) -> None:

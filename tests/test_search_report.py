@@ -57,6 +57,22 @@ def hypers_of(n: int) -> list[dict[str, Any]]:
     return [{"temperature": 4.0, "alpha": 0.9}, *rest[1:]]
 
 
+CURVE = {
+    "clean/accuracy": [0.9, 0.92],
+    "robust/curve/linf_8_255": [0.5, 0.7],
+    "robust/curve/linf_32_255": [0.1, 0.0],
+    "robust/curve/linf_1": [0.0, 0.0],
+    "flags/zero_gradients": [0.0, 1.0],
+}  # as the suite names what it found, over two seeds
+
+
+def test_the_curve_of_radii_by_hand() -> None:
+    """Means over seeds, in 255ths, from the clean accuracy on; nothing where nothing was attacked."""
+    found = figures.radii.radii(CURVE)
+    assert found == pytest.approx({0.5: 91, 8: 60, 32: 5, 255: 0})
+    assert figures.radii.radii({"clean/accuracy": [0.9, 0.9]}) == {}
+
+
 def rising(ends: list[float]) -> list[list[float]]:
     return [[end * (epoch + 1) / EPOCHS for epoch in range(EPOCHS)] for end in ends]
 
@@ -67,9 +83,10 @@ def hill(hyper: dict[str, Any]) -> float:
 
 
 def seen_of(planned: Plan, told: Story) -> Seen:
-    row = {"accuracy": [0.9, 0.92], "hyper": {}}
+    row = {"accuracy": [0.9, 0.92], "hyper": {}, "measured": CURVE}
     rows = {"vanilla": row, "default": row, "tuned": row}
     answer = {"trial": "kd-001", "winner": "finalist-1", "seeds": [1, 2], "rows": rows}
+    answer |= {"teacher": {"measured": {}}, "champion": {}}
     return Seen(planned, told, answer, importances(planned, told))
 
 
@@ -186,6 +203,7 @@ def test_every_picture_says_what_it_shows(seen: Seen, tmp_path: Path) -> None:
         assert picture.path.read_bytes()[:4] == b"\x89PNG" and len(picture.caption) > 40
     assert "18 circles" in drawn["landscape"].caption and "2 outlines" in drawn["landscape"].caption
     assert "Star: chosen, temperature" in drawn["slices"].caption
+    assert "Masked gradients (plain student, published default, tuned)" in drawn["radii"].caption
 
 
 @pytest.mark.parametrize(

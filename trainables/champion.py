@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trainables import methods, objective, records
+from trainables.checkpoint import read_state
 from trainables.data.splits import Facts, rename_into
 from trainables.models.normalized import LogitsOnly
 from trainables.seeding import seeded
@@ -88,6 +89,17 @@ def load_champion(folder: Path) -> nn.Module:
     Raises ValueError where the weights are not those recorded, or the record is damaged.
     """
     record = read_record(folder)
+    return LogitsOnly(rebuild(record, Facts(**record["facts"]), _tensors(folder, record))).eval()
+
+
+def read_weights(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """A student's state for `rebuild`, from a champion's folder or a checkpoint's; raises ValueError as they do."""
+    if (folder / RECORD).exists():
+        return _tensors(folder, read_record(folder))
+    return read_state(folder)
+
+
+def _tensors(folder: Path, record: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     content = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise ValueError(
@@ -97,4 +109,4 @@ def load_champion(folder: Path) -> nn.Module:
     for name, tensor in load(content).items():
         part, _, rest = name.partition(".")
         state[part][rest] = tensor
-    return LogitsOnly(rebuild(record, Facts(**record["facts"]), state)).eval()
+    return state

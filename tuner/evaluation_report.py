@@ -23,7 +23,10 @@ QUALITY = {  # name in the suite -> column; accuracies and shares are shown in p
     "agreement/kl": "KL",
     "agreement/eta_s": "repaired",
     "agreement/eta_f": "lost",
-    "corruption/lite/mean": "corrupted",
+    "corruption/lite/mean": "corrupted, lite",
+    "corruption/cifar10_c/mean": "CIFAR-10-C",
+    "corruption/cifar100_c/mean": "CIFAR-100-C",
+    "corruption/mnist_c/mean": "MNIST-C",
 }
 IN_UNITS = ("nll", "nll_scaled", "kl", "temperature")  # the others are shares
 ATTACKS = {
@@ -81,9 +84,8 @@ def sentences(answer: dict[str, Any]) -> list[str]:
     return said + (flagged or ["No flag is raised: no sign of masked gradients."])
 
 
-def robust_rows(answer: dict[str, Any]) -> list[list[str]]:
+def robust_rows(networks: Mapping[str, Measured]) -> list[list[str]]:
     """Accuracy by network, radius and attack, in percent; header first."""
-    networks = dict(_networks(answer))
     threats = list(dict.fromkeys(t for found in networks.values() for t in _threats(found)))
     known = [
         name
@@ -99,9 +101,8 @@ def robust_rows(answer: dict[str, Any]) -> list[list[str]]:
     return rows if len(rows) > 1 else []
 
 
-def quality_rows(answer: dict[str, Any]) -> list[list[str]]:
+def quality_rows(networks: Mapping[str, Measured]) -> list[list[str]]:
     """Calibration, agreement with the teacher and accuracy on corrupted images; header first."""
-    networks = dict(_networks(answer))
     known = [name for name in QUALITY if any(name in found for found in networks.values())]
     rows = [["network", *(QUALITY[name] for name in known)]]
     for who, found in networks.items():
@@ -121,13 +122,11 @@ def summary(answer: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _networks(answer: dict[str, Any]) -> Iterator[tuple[str, Measured]]:
-    """Every network or row with what was measured of it, by the name that tables show."""
-    for role, row in answer["rows"].items():
-        yield ROLES[role], row["measured"]
-    for who in ("teacher", "champion"):
-        if answer[who].get("measured"):
-            yield who, answer[who]["measured"]
+def networks(answer: dict[str, Any]) -> dict[str, Measured]:
+    """What was measured of every row, the teacher and the champion, by the name that tables show."""
+    found = {ROLES[role]: row["measured"] for role, row in answer["rows"].items()}
+    alone = {who: answer[who].get("measured") for who in ("teacher", "champion")}
+    return found | {who: measured for who, measured in alone.items() if measured}
 
 
 def _threats(measured: Measured) -> list[str]:
@@ -144,7 +143,7 @@ def _flagged(answer: dict[str, Any], names: Mapping[str, str]) -> Iterator[tuple
     """Every flag that is raised, in words, with the networks that show it and in how many seeds."""
     for name, why in names.items():
         shown = []
-        for who, found in _networks(answer):
+        for who, found in networks(answer).items():
             for seeds in _raised(found, {name: why}):
                 if any(seeds):
                     n = f", {sum(seeds)} of {len(seeds)} seeds" if len(seeds) > 1 else ""

@@ -23,6 +23,7 @@ from trainables.stages import Stages
 from trainables.teacher import AND, Teacher, joint_sha256
 from trainables.trainable import Task, code_hash
 from tuner.plan import Plan
+from tuner.spaces import STUDENT
 from tuner.teaching import FOLDER
 
 SHARED = ("student", "use_gpu", "cache_bytes", "eval_epochs", "stages", "workers")  # of a Task
@@ -62,12 +63,24 @@ def made_with(use_gpu: bool) -> dict[str, str]:
     return {"torch": torch.__version__, "code": code_hash(), "machine": machine}
 
 
+def network_of(told: Mapping[str, Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """What rebuilds a recorded student's network around its weights, after training with `hyper` at last."""
+    return {
+        "student": hyper.get(STUDENT, told["task"]["student"]),
+        "stages": told["task"]["stages"],
+        "teacher": AND.join(one["model"] for one in told["teachers"]),
+        "method": told["config"]["method"],
+        "hyper": dict(hyper),
+        "seed": told["config"]["seed"],
+    }
+
+
 def task_of(told: Mapping[str, Any], out: Path) -> Task:
     """The task of a recorded student; raises ValueError where its data or teacher have gone or changed."""
     if told["task"]["use_gpu"] and not torch.cuda.is_available():
         raise ValueError("--replay must find a GPU for a student that was trained on one, got none")
-    facts = _facts(told["data"], out)
-    teacher = _teacher(told["teachers"], out / FOLDER)
+    facts = facts_of(told["data"], out)
+    teacher = teacher_of(told["teachers"], out)
     shared = {name: told["task"][name] for name in SHARED}
     stages = Stages(*map(tuple, shared.pop("stages")))
     device = "cuda" if shared["use_gpu"] else "cpu"
@@ -87,8 +100,8 @@ def task_of(told: Mapping[str, Any], out: Path) -> Task:
     )
 
 
-def _facts(told: Mapping[str, Any], out: Path) -> Facts:
-    """The data, which must be those that the student was trained on."""
+def facts_of(told: Mapping[str, Any], out: Path, flag: str = "--replay") -> Facts:
+    """The data, which must be those that the student was trained on; raises ValueError."""
     facts = prepare(
         told["dataset"],
         Path(told["root"] or out / "data"),
@@ -101,21 +114,21 @@ def _facts(told: Mapping[str, Any], out: Path) -> Facts:
     for what, name, found in same:
         if told[name] != found:
             raise ValueError(
-                f"--replay must have the data of its run, {told['dataset']} with {what} {told[name][:16]}, "
+                f"{flag} must have the data of its run, {told['dataset']} with {what} {told[name][:16]}, "
                 f"got {what} {found[:16]}"
             )
     return facts
 
 
-def _teacher(told: list[dict[str, str]], root: Path) -> Teacher:
-    """The teacher, or the ensemble, of the run."""
-    members = []
+def teacher_of(told: list[dict[str, str]], out: Path, flag: str = "--replay") -> Teacher:
+    """The teacher, or the ensemble, of the run; raises ValueError where it has gone or changed."""
+    root, members = out / FOLDER, []
     for one in told:
         found = teachers.find(root / one["folder"])
         if found is None or found.sha256 != one["sha256"]:
             got = "nothing usable" if found is None else "one with other weights"
             raise ValueError(
-                f"--replay must have the teacher of its run, {one['model']}, got {got} in {root / one['folder']}"
+                f"{flag} must have the teacher of its run, {one['model']}, got {got} in {root / one['folder']}"
             )
         members.append(found)
     if len(members) == 1:

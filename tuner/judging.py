@@ -1,28 +1,29 @@
 """What is measured of one network on the test set, in a task on the cluster. The only file that opens the test set.
 
-Its caller is `tuner/verdict.py`, after every choice has been made and written down.
+Its callers are `tuner/verdict.py`, after every choice has been made and written down, and `tuner/evaluating.py`, for
+students that the verdict has judged before; others it has measured on validation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from trainables import teacher as teachers
-from trainables.champion import rebuild
-from trainables.checkpoint import read_state
+from trainables.champion import read_weights, rebuild
 from trainables.data.sealed import open_test
 from trainables.data.splits import Facts, Split, open_split
-from trainables.evaluation import examples
+from trainables.evaluation import examples, official
 from trainables.evaluation.calibration import best_temperature
 from trainables.evaluation.examples import Examples
 from trainables.evaluation.predictions import predict, sample
+from trainables.evaluation.robust import Tell
 from trainables.evaluation.suite import Beside, evaluate
-from trainables.evaluation.threats import Threat, linf, threats_for
+from trainables.evaluation.threats import Threat, linf, preset, threats_for
 from trainables.evaluation.tiers import TIERS
 from trainables.teacher import Teacher
 from trainables.training import validate
@@ -39,6 +40,8 @@ class Paper:
     teacher: Teacher
     seed: int  # of the attacks
     workers: int
+    corrupted: Path | None = None  # a published corrupted test set; else the lite one is made
+    part: Literal["test", "val"] = "test"
 
 
 @dataclass(frozen=True)
@@ -49,39 +52,55 @@ class Candidate:
     tier: str  # of TIERS, or NO_TIER: accuracy and loss alone
     against: tuple[Threat, ...]
     about: dict[str, Any] | None = None
-    checkpoint: str = ""
+    checkpoint: str = ""  # its folder, or a champion's
 
 
-def threats_of(tier: str, dataset: str, channels: int, epsilon: float) -> tuple[Threat, ...]:
-    """The dataset's one radius for the quick tier, all of its threats for the others."""
+def threats_of(
+    tier: str, dataset: str, channels: int, epsilon: float, published: str | None = None
+) -> tuple[Threat, ...]:
+    """The dataset's one radius for the quick tier, all of its threats for the others, and a `published` radius."""
     if tier == NO_TIER:
         return ()
-    own = linf(epsilon)
-    if tier == "quick":
-        return own
-    return tuple(sorted({*own, *threats_for(dataset, channels)}))
+    own = (*linf(epsilon), *([preset(published, dataset)] if published else []))
+    usual = () if tier == "quick" else threats_for(dataset, channels)
+    return tuple(sorted({*own, *usual}))
 
 
-def judge(candidate: Candidate, paper: Paper, device: str) -> dict[str, float]:
+def check_corrupted(folder: Path | None, facts: Facts) -> None:
+    """Raise ValueError where a folder does not hold the published corruptions of just these test images."""
+    if folder is None:
+        return
+    found = official.find(folder, facts.channels, facts.size, facts.n_classes)
+    if ":" not in facts.dataset and found.name != f"{facts.dataset}_c":
+        raise ValueError(
+            f"--corruptions must be those of {facts.dataset}, got {found.name} in {folder}"
+        )
+
+
+def judge(
+    candidate: Candidate, paper: Paper, device: str, tell: Tell = lambda what, share: None
+) -> dict[str, float]:
     """`test/accuracy`, `test/loss`, and all that the tier measures under the suite's names; runs on the cluster."""
     facts = paper.facts
-    model, test = _network(candidate, paper, device), open_test(facts)
-    found = {f"test/{name}": value for name, value in validate(model, test, device).items()}
+    model = _network(candidate, paper, device)
+    data = open_test(facts) if paper.part == "test" else open_split(facts, "val")
+    found = {f"{paper.part}/{name}": x for name, x in validate(model, data, device).items()}
     if candidate.tier == NO_TIER:
         return found
     if facts.streamed:
-        some = sample(test, MOST_STREAMED, paper.seed, "judged")
-        test = Split(some.images[:], some.labels)
+        some = sample(data, MOST_STREAMED, paper.seed, "judged")
+        data = Split(some.images[:], some.labels)
     beside = _beside(candidate, paper, model, device)
     return found | evaluate(
         model,
-        test,
+        data,
         candidate.tier,
         candidate.against,
         beside,
         seed=paper.seed,
         device=device,
         workers=paper.workers,
+        tell=tell,
     )
 
 
@@ -101,20 +120,25 @@ def illustrate(asked: dict[str, Candidate], paper: Paper, threat: Threat, device
 def _network(candidate: Candidate, paper: Paper, device: str) -> nn.Module:
     if candidate.about is None:
         return teachers.load(paper.teacher, paper.facts, device)
-    state = read_state(Path(candidate.checkpoint))
+    state = read_weights(Path(candidate.checkpoint))
     return rebuild(candidate.about, paper.facts, state).to(device)
 
 
 def _beside(candidate: Candidate, paper: Paper, model: nn.Module, device: str) -> Beside:
-    """The teacher for its students, and the temperature that calibrates the network on validation."""
+    """The teacher for its students, and the temperature that calibrates the network on validation.
+
+    Judged on validation itself, it has none: it would be fitted on what it is judged by.
+    """
     if candidate.about is None:
-        return Beside(temperature=paper.teacher.temperature)
+        return Beside(temperature=paper.teacher.temperature, corrupted=paper.corrupted)
     teacher = teachers.load(paper.teacher, paper.facts, device)
-    temperature = _temperature(model, open_split(paper.facts, "val"), device)
+    temperature = None
+    if paper.part == "test":
+        temperature = _temperature(model, open_split(paper.facts, "val"), device)
     seen = None
     if TIERS[candidate.tier].n_transferred and not paper.facts.streamed:
         seen = open_split(paper.facts, "train")
-    return Beside(teacher=teacher, train=seen, temperature=temperature)
+    return Beside(teacher=teacher, train=seen, temperature=temperature, corrupted=paper.corrupted)
 
 
 def _temperature(model: nn.Module, val: Split, device: str) -> float | None:

@@ -23,6 +23,7 @@ from trainables.data import sources
 from trainables.data.sources import Source
 from trainables.evaluation import autoattack
 from trainables.evaluation.attacks import losses_for
+from trainables.evaluation.threats import preset
 from trainables.measuring import MEASURES, Asked
 from trainables.models.ensemble import Ensemble
 from trainables.models.normalized import Normalized
@@ -375,8 +376,15 @@ def _check_evaluation(plan: Plan) -> None:
     """What would otherwise be found out at the end."""
     if plan.settings.evaluate != "none" or "robust/worst" in plan.asked.names:
         losses_for(plan.source.n_classes)
-    if plan.settings.evaluate == "full":
+    settings = plan.settings
+    if settings.evaluate == "full":
         autoattack.check(plan.source.n_classes)
+    if settings.threat:
+        preset(settings.threat, plan.source.name)
+    if settings.corruptions and settings.evaluate not in ("standard", "full"):
+        raise ValueError(
+            f"--corruptions must go with --evaluate standard or full, got {settings.evaluate}"
+        )
 
 
 def _check_search(plan: Plan) -> None:

@@ -16,7 +16,7 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, ingredients, plan, plan_table, report, teaching, warm
+from tuner import cluster, ingredients, judging, plan, plan_table, report, teaching, warm
 from tuner.journal import VERSION, Journal
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -60,6 +60,7 @@ def opened(plans: Sequence[Plan], boards: Sequence[Board]) -> Facts:
             say=lambda text: board.say(f"data: {text}"),
         )
     board.say(f"data: {report.data_in_words(facts)}")
+    judging.check_corrupted(s.corruptions, facts)
     return facts
 
 

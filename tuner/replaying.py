@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 from trainables.champion import save_champion
 from trainables.checkpoint import read_state
 from trainables.trainable import Task, Trial, alone
-from tuner import addresses
-from tuner.ingredients import made_with, task_of
+from tuner.ingredients import made_with, network_of, task_of
 from tuner.progress import Board
-from tuner.recorded import Recorded, Records
-from tuner.spaces import STUDENT
+from tuner.recorded import Recorded, ask
 
 DIFFERENT = 1  # exit status
+KEPT = "replays"  # folder in OUT of students that were trained again
 LARGEST = sys.float_info.max  # what MLflow's stores hold for infinity
 REASONS = {
     "torch": "another version of torch",
@@ -43,16 +42,11 @@ class Difference(NamedTuple):
 
 def run(run_id: str, given: dict[str, Any]) -> int:
     """Train the student of that run again; 0 where all is equal, else 1. Raises ValueError where it cannot be done."""
-    out, uri = given.pop("out", None), given.pop("tracking_uri", None)
-    if given:
-        flag = next(iter(given)).replace("_", "-")
-        raise ValueError(f"--replay reads the settings of its run, got --{flag} too")
-    here = Path(out or "runs").expanduser().resolve()
-    records = Records(uri or addresses.default() or f"sqlite:///{here / 'mlflow.db'}")
+    records, out = ask(given, "--replay")
     asked = records.student(run_id)
     if not asked.history:
         raise ValueError(f"--replay must be a student with an epoch behind it, got none: {run_id}")
-    place = here if out else Path(asked.record["out"])
+    place = out or Path(asked.record["out"])
     board = Board()
     task = task_of(asked.record, place)
     config = asked.record["config"]
@@ -62,8 +56,7 @@ def run(run_id: str, given: dict[str, Any]) -> int:
     with tempfile.TemporaryDirectory() as states:
         replay = Replay(task, asked, records.beside, Path(states), board)
         last = replay.all()
-        hyper = replay.hyper_of(asked, max(asked.history))
-        folder = keep(task, asked, hyper, last, place)
+        folder = keep(task, asked, last, place)
     return verdict(replay.differences, asked, task, folder, board)
 
 
@@ -97,7 +90,7 @@ class Replay:
         folder = self.folder / f"{config['id']}-{epoch}"
         if folder.exists():
             return folder
-        config = {**config, "hyper": self.hyper_of(one, epoch)}
+        config = {**config, "hyper": one.hyper_at(epoch)}
         began = max((at for at in one.changes if at < epoch), default=0)
         if began:
             source = self._student(one.changes[began]["from"])
@@ -108,12 +101,6 @@ class Replay:
         folder.mkdir()
         trial.save_checkpoint(str(folder))
         return folder
-
-    def hyper_of(self, one: Recorded, epoch: int) -> dict[str, Any]:
-        """A student's setting in `epoch`."""
-        began = max((at for at in one.changes if at < epoch), default=0)
-        hyper: dict[str, Any] = (one.changes[began] if began else one.record["config"])["hyper"]
-        return hyper
 
     def _student(self, identity: str) -> Recorded:
         if identity not in self.students:
@@ -169,22 +156,12 @@ def as_stored(value: float) -> float:
     return math.copysign(LARGEST, value) if math.isinf(value) else value
 
 
-def keep(
-    task: Task, asked: Recorded, hyper: Mapping[str, Any], checkpoint: Path, out: Path
-) -> Path:
+def keep(task: Task, asked: Recorded, checkpoint: Path, out: Path) -> Path:
     """Write the student's weights and what rebuilds the network, below `out`/replays; the folder."""
-    config, folder = asked.record["config"], out / "replays" / asked.run_id
+    folder = out / KEPT / asked.run_id
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "student": hyper.get(STUDENT, task.student),
-        "stages": task.stages,
-        "teacher": task.teacher.model,
-        "method": config["method"],
-        "hyper": dict(hyper),
-        "seed": config["seed"],
-        "run": asked.run_id,
-    }
-    save_champion(folder, about, task.facts, read_state(checkpoint))
+    network = network_of(asked.record, asked.hyper_at(max(asked.history)))
+    save_champion(folder, {**network, "run": asked.run_id}, task.facts, read_state(checkpoint))
     return folder
 
 

@@ -43,7 +43,7 @@ class InOrder(FIFOScheduler):
         for status in (Trial.PENDING, Trial.PAUSED):
             for trial in trials[self.n_ended :]:
                 if trial.status == status:
-                    return trial  # type: ignore[no-any-return]
+                    return trial
         return None
 
 

@@ -79,6 +79,8 @@ def _new_folder(planned: Plan, *, overwrite: bool = False) -> None:
             shutil.rmtree(planned.folder)
     places: dict[str, Any] = {"name": planned.name, "out": planned.out}
     places["data_root"] = planned.data_root
+    if planned.settings.corruptions:
+        places["corruptions"] = planned.settings.corruptions.expanduser().resolve()
     if planned.batch:
         places["max_concurrent"] = planned.batch  # whatever fits where it is resumed
     if planned.settings.teacher:

@@ -86,7 +86,10 @@ def candidates(
     tier = planned.settings.evaluate
     usual = "standard" if tier == "full" else tier
     source = planned.source
-    against = judging.threats_of(usual, source.name, source.channels, source.epsilon)
+    settings = planned.settings
+    against = judging.threats_of(
+        usual, source.name, source.channels, source.epsilon, settings.threat
+    )
     found = {"teacher": Candidate("teacher", usual, against)}
     for contender in rows.values():
         for seed in seeds(planned):
@@ -110,7 +113,8 @@ def _measure(
 ) -> None:
     """Judge those that have not been judged yet, as many at once as there are slots."""
     told, settings = board.story, planned.settings
-    paper = Paper(task.facts, task.teacher, settings.seed, settings.cpus_per_trial)
+    cpus, corrupted = settings.cpus_per_trial, settings.corruptions
+    paper = Paper(task.facts, task.teacher, settings.seed, cpus, corrupted)
     left = [candidate for candidate in asked if candidate.name not in told.judged]
     with board.counting("judging on the test set", len(asked)) as show:
         tasks = {one.name: submit(judging.judge, one, paper) for one in left}

@@ -61,6 +61,12 @@ def find(folder: Path, channels: int, size: int, n_classes: int) -> Official:
             f"the corrupted images must be of the dataset's kind ({channels} channels, {size} pixels, "
             f"{n_classes} classes), got {found.name} in {folder}"
         )
+    for name in available(found):
+        shape = tuple(read(found, name).images.shape)
+        if shape[1:] != (channels, size, size):
+            raise ValueError(
+                f"{folder / name} must hold images of {channels} channels and {size} pixels, got {shape}"
+            )
     return found
 
 

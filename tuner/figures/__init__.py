@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from tuner.figures import adversarial, bars, curves, fronts, landscape, slices
+from tuner.figures import adversarial, bars, curves, fronts, landscape, radii, slices
 from tuner.figures.seen import Picture, Seen
 from tuner.figures.style import STYLE
 
@@ -17,6 +17,7 @@ __all__ = ["Picture", "Seen", "draw", "kept"]
 Drawer = Callable[[Seen], tuple[Figure, str] | None]  # the figure and what it says
 DRAWERS: dict[str, tuple[str, Drawer]] = {  # with its title
     "gain": ("What tuning gained", bars.gain),
+    "radii": (radii.TITLE, radii.draw),
     "adversarial": ("Adversarial examples", adversarial.draw),
     "importance": (bars.IMPORTANCE, bars.importance),
     "landscape": (landscape.TITLE, landscape.draw),
