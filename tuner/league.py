@@ -18,7 +18,7 @@ from trainables import methods, records
 from tuner import (
     addresses,
     baselines,
-    evaluation_report,
+    lines,
     pairs,
     plan,
     report,
@@ -32,11 +32,9 @@ from tuner.journal import FILE, Story, story
 from tuner.plan import Plan
 from tuner.progress import make_console, settings_in_words
 from tuner.settings import Settings, make
-from tuner.statistics import interval, paired
+from tuner.statistics import interval
 
 VERSION = 1  # of league.json
-GAPS = ("test minus plain", "test minus default")
-HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
 BESIDE = {"vanilla": "plain", "vanilla-tuned": "tuned plain", "kd-tuned": "tuned plain KD"}
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
 
@@ -162,20 +160,19 @@ def page(folder: Path, rows: list[list[str]], tuned: dict[str, list[float]]) -> 
         f"# {folder.name}",
         spent_in_words(folder),
         "Percent, mean ± 95 % interval over seeds; differences paired by seed; test set opened once a search.",
-        _markdown(rows),
+        lines.markdown(rows),
     ]
     if len(tuned) > 1:
         said = (
             "Row minus column on the test set, in points; `*` where the difference is told from 0."
         )
-        parts += ["## Which differ", *pairs.sentences(tuned), said, _markdown(pairs.matrix(tuned))]
+        parts += [
+            "## Which differ",
+            *pairs.sentences(tuned),
+            said,
+            lines.markdown(pairs.matrix(tuned)),
+        ]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + " --- |" * len(rows[0]))
-    return "\n".join(lines)
 
 
 def spent_in_words(folder: Path) -> str:
@@ -229,17 +226,17 @@ def table(folder: Path) -> list[list[str]]:
     others: dict[str, tuple[float, list[str]]] = {}
     for method, told in _stories(folder):
         if not _done(told):
-            rows.append((-math.inf, [method, "not finished", *[""] * (len(HEADER) - 2)]))
+            rows.append((-math.inf, [method, "not finished", *[""] * (len(lines.HEADER) - 2)]))
             continue
         answer = told.results["answer"]
-        rows.append(_row(method, answer))
+        rows.append(lines.line(method, answer))
         student = answer["registered_as"].rpartition("-")[2]
         for role in ("vanilla", *baselines.ROLES):
             if role in answer["rows"]:
                 name = f"{BESIDE[role]} {student}"
                 others.setdefault(name, _beside(name, answer, role))
     rows += others.values()
-    return [list(HEADER), *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
+    return [list(lines.HEADER), *(row for _, row in sorted(rows, key=lambda pair: -pair[0]))]
 
 
 def _beside(name: str, answer: dict[str, Any], role: str) -> tuple[float, list[str]]:
@@ -247,27 +244,7 @@ def _beside(name: str, answer: dict[str, Any], role: str) -> tuple[float, list[s
     found = answer["rows"][role]
     val, test = (interval(found[key]) for key in ("val", "accuracy"))
     setting = "" if role == "vanilla" else settings_in_words(found["hyper"])
-    return test.mean, [name, val.text(), test.text(), "", "", *_robust(answer, found), setting]
-
-
-def _row(method: str, answer: dict[str, Any]) -> tuple[float, list[str]]:
-    found, tuned = answer["rows"], answer["rows"]["tuned"]
-    gaps = [
-        paired(tuned["accuracy"], found[role]["accuracy"]).text(signed=True)
-        if role in found
-        else ""
-        for role in ("vanilla", "default")
-    ]
-    if answer["winner"] == "default":
-        gaps[1] = "the same"
-    val, test = (interval(tuned[name]) for name in ("val", "accuracy"))
-    setting = settings_in_words(answer["hyper"])
-    return test.mean, [method, val.text(), test.text(), *gaps, *_robust(answer, tuned), setting]
-
-
-def _robust(answer: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Two cells: the worst case and its flags, empty where nothing was attacked."""
-    return evaluation_report.cells(answer, found) or ["", ""]
+    return test.mean, [name, val.text(), test.text(), "", "", *lines.robust(answer, found), setting]
 
 
 def _folder(name: str, given: dict[str, Any]) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner import addresses
+from tuner.delivery import CHANGE, REPLAY
 from tuner.recorder import is_metric
-from tuner.tracking import CHANGE, REPLAY, reading
+from tuner.registry import reading
 
 
 @dataclass(frozen=True)

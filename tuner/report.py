@@ -27,6 +27,7 @@ from tuner import (
     search_report,
     standing,
     teacher_report,
+    views,
     warm,
 )
 from tuner.confirm import ROLES
@@ -35,7 +36,7 @@ from tuner.objectives import ACCURACY, KNOWN, in_words
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
 from tuner.statistics import MOST_SEEDS, interval, paired, seeds_needed
-from tuner.tracking import State
+from tuner.tracked import State
 
 SHORT = {
     "vanilla": "plain",
@@ -419,20 +420,10 @@ def write(planned: Plan, task: Task, told: Story, answer: dict[str, Any], journa
     if planned.goals.several:
         on_front = standing.front(planned, told.of_kind("search"))
         journal.write("front", ids=[student.id for student in on_front])
-    journal.write("summary", id="", metrics=_summary(answer))
-    weights = Path(answer["champion"]["weights"])
-    for path in (weights, weights.with_suffix(".json")):
-        journal.write("file", id="", path=str(path), folder="champion")
-    journal.write(
-        "model",
-        folder=str(planned.folder),
-        registered_as=answer["registered_as"],
-        accuracy=interval(answer["rows"]["tuned"]["val"]).mean,
-        split_hash=task.facts.split_hash,
-    )
 
 
-def _summary(answer: dict[str, Any]) -> dict[str, float]:
+def summary(answer: dict[str, Any]) -> dict[str, float]:
+    """The search's own metrics: each role's mean over seeds."""
     tuned = answer["rows"]["tuned"]
     found = {}
     for role, row in answer["rows"].items():
@@ -474,5 +465,5 @@ def where_to_look(planned: Plan, state: State) -> str:
     """The last lines: how to open MLflow, and the page to open."""
     start = ui_command(planned)
     base = "http://127.0.0.1:5000" if start else redacted(planned.tracking_uri).rstrip("/")
-    link = f"{base}/#/experiments/{state.experiment}/runs?workflowType=machine_learning"
+    link = f"{base}/{views.address(state.experiment)}"
     return f"mlflow    {start}\n          {link}" if start else f"mlflow    {link}"
