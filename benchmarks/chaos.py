@@ -35,7 +35,7 @@ from benchmarks.sections import load_average, machine, publish, table
 from trainables.teacher_training import PROGRESS, progress
 from tuner.journal import FILE, Story, read, story
 from tuner.progress import duration
-from tuner.tracking import LOCK
+from tuner.tracked import LOCK
 
 ROOT = Path(__file__).parent.parent
 NAME = "chaos"

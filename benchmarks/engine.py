@@ -31,7 +31,14 @@ def planned(folder: Path, **given: Any) -> Plan:
 def running(made: Plan) -> Iterator[tuple[Journal, Board]]:
     """Everything that a search needs beside its task."""
     journal = Journal(made.folder)
-    told = {"version": VERSION, "name": NAME, "experiment": NAME, "token": NAME, "description": ""}
+    told: dict[str, Any] = {
+        "version": VERSION,
+        "name": NAME,
+        "experiment": NAME,
+        "token": NAME,
+        "description": "",
+    }
+    told["searched"] = dict.fromkeys(made.searched, "number")
     journal.write("search", **told, settings={"method": "kd"}, facts={})
     with cluster.running(made.slots), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         mirror = Mirror(made.folder, made.tracking_uri, made.artifacts)

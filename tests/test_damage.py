@@ -34,8 +34,8 @@ from tuner.control import SETTINGS
 from tuner.journal import FILE, VERSION, Journal, Student, story
 from tuner.progress import Board
 from tuner.settings import make
-from tuner.tracking import STATE as TRACKING
-from tuner.tracking import State
+from tuner.tracked import STATE as TRACKING
+from tuner.tracked import State
 
 STEADY = settings(deadline=None, derandomize=True, max_examples=60)
 Harm = Callable[[bytes], bytes]

@@ -18,7 +18,7 @@ FILES = sorted(
 )
 OWNERS = {  # foreign system -> the files that may import it
     "optuna": {"tuner/importance.py", "tuner/samplers.py"},
-    "mlflow": {"tuner/tracking.py"},
+    "mlflow": {"tuner/delivery.py", "tuner/registry.py", "tuner/runs.py"},
     "ray": {
         "trainables/trainable.py",
         "tuner/batches.py",

@@ -21,10 +21,10 @@ from tests.conftest import Command
 from trainables.checkpoint import read_state
 from trainables.trainable import Task
 from tuner import ingredients, plan
+from tuner.delivery import replay_tag
 from tuner.journal import Story, story
 from tuner.replaying import Difference, as_stored, compare, compared, likely_reason
 from tuner.settings import make
-from tuner.tracking import replay_tag
 
 SMALL = (
     *("--method", "kd", "--epochs", "4", "--scheduler", "asha", "--set", "alpha=0.9"),

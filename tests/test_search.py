@@ -25,7 +25,7 @@ from trainables.champion import load_champion
 from trainables.data.sealed import open_test
 from trainables.data.splits import Facts, open_split
 from trainables.data.views import to_float
-from tuner import plan, settings_file, teaching, tracking
+from tuner import plan, registry, settings_file, teaching
 from tuner.costs import teacher_costs
 from tuner.journal import FILE, Story, story
 from tuner.mirror import Mirror
@@ -442,7 +442,7 @@ def test_a_logged_model_asks_for_its_networks_library(
     networks: list[str], libraries: set[str]
 ) -> None:
     """Where the network is torchvision's, torchvision has to be there when it is loaded."""
-    assert {one.partition("==")[0] for one in tracking.requirements(networks)} == libraries
+    assert {one.partition("==")[0] for one in registry.requirements(networks)} == libraries
 
 
 def test_a_lost_tracking_state_delivers_nothing_twice(done: Done) -> None:

@@ -17,9 +17,10 @@ import pytest
 import tune as command
 from tests.conftest import Command
 from tests.serving import Door, Server, free_port
+from tuner.delivery import Delivery
 from tuner.journal import VERSION, Journal, story
 from tuner.mirror import Mirror, behind
-from tuner.tracking import LOG, STATE, Delivery, State
+from tuner.tracked import LOG, STATE, State
 
 EPOCHS, STUDENTS = 5, ("kd-000", "kd-001")
 

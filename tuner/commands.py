@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuner import plan_table
+from tuner import plan_table, views
 from tuner.plan import Plan, redacted
 from tuner.settings import Settings
-from tuner.tracking import State
+from tuner.tracked import State
 
 
 def command(planned: Plan) -> str:
@@ -63,5 +63,5 @@ def where_to_look(planned: Plan, state: State) -> str:
     """The last lines: how to open MLflow, and the page to open."""
     start = ui_command(planned)
     base = "http://127.0.0.1:5000" if start else redacted(planned.tracking_uri).rstrip("/")
-    link = f"{base}/#/experiments/{state.experiment}/runs?workflowType=machine_learning"
+    link = f"{base}/{views.address(state.experiment)}"
     return f"mlflow    {start}\n          {link}" if start else f"mlflow    {link}"

@@ -16,7 +16,7 @@ from tuner.preparing import Underway
 from tuner.progress import Board
 from tuner.settings import Settings
 from tuner.students import Interrupted
-from tuner.tracking import LOG
+from tuner.tracked import LOG
 
 HURRIED_SECONDS = 3  # that a search ended by a signal waits for MLflow
 

@@ -19,6 +19,7 @@ from tuner import (
     addresses,
     baselines,
     league_rows,
+    pages,
     pairs,
     plan,
     plan_table,
@@ -160,20 +161,19 @@ def page(folder: Path, rows: list[list[str]], tuned: dict[str, list[float]]) -> 
         f"# {folder.name}",
         spent_in_words(folder),
         "Percent, mean ± 95 % interval over seeds; differences paired by seed; test set opened once a search.",
-        _markdown(rows),
+        pages.markdown(rows),
     ]
     if len(tuned) > 1:
         said = (
             "Row minus column on the test set, in points; `*` where the difference is told from 0."
         )
-        parts += ["## Which differ", *pairs.sentences(tuned), said, _markdown(pairs.matrix(tuned))]
+        parts += [
+            "## Which differ",
+            *pairs.sentences(tuned),
+            said,
+            pages.markdown(pairs.matrix(tuned)),
+        ]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + " --- |" * len(rows[0]))
-    return "\n".join(lines)
 
 
 def spent_in_words(folder: Path) -> str:

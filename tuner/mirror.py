@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tuner import addresses
 from tuner.journal import FILE
-from tuner.tracking import LOG, PATIENCE, STATE, State
+from tuner.tracked import LOG, STATE, State
 
 QUICK = "20"  # seconds that a request may take
+PATIENCE = 60.0  # seconds that the end of a search waits for a server that does not answer
 
 
 class Mirror:

@@ -1,7 +1,8 @@
-"""A report's two forms, filled in from their templates."""
+"""A report's two forms, filled in from their templates, and tables in Markdown."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,10 @@ def write(template: str, page: dict[str, Any], folder: Path) -> list[Path]:
         paths.append(folder / f"report.{form}")
         paths[-1].write_text(text, "utf-8")
     return paths
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, header first."""
+    written = ["| " + " | ".join(row) + " |" for row in rows]
+    written.insert(1, "|" + " --- |" * len(rows[0]))
+    return "\n".join(written)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from search_spaces import Domain
 from trainables import teacher as teachers
 from trainables.data import sources
 from trainables.data.splits import Facts, prepare, whole
@@ -111,7 +112,27 @@ def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
         description=plan_table.question(planned),
         settings=settings,
         facts={**shown, "space": ", ".join(f"{k}: {v}" for k, v in planned.space.items())},
+        searched={name: _kind(domain) for name, domain in planned.searched.items()},
+        data=data_in_short(facts),
     )
+
+
+def _kind(domain: Domain) -> str:
+    """Whether what is searched are numbers, or something else to choose from."""
+    numbers = all(type(value) in (int, float) for value in domain.ends())
+    return "number" if numbers else "choice"
+
+
+def data_in_short(facts: Facts) -> dict[str, Any]:
+    """What MLflow is told of the data: what it is called, how much there is, and checksums."""
+    return {
+        "dataset": facts.dataset,
+        "n": {"train": facts.n_train, "validation": facts.n_val, "test": facts.n_test},
+        "n_classes": facts.n_classes,
+        "shape": [facts.channels, facts.size, facts.size],
+        "split_hash": facts.split_hash,
+        "sha256": facts.sha256,
+    }
 
 
 def _warm_up(planned: Plan, journal: Journal, board: Board) -> None:

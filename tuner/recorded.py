@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner import addresses
+from tuner.delivery import CHANGE, REPLAY
 from tuner.recorder import is_metric
-from tuner.tracking import CHANGE, MAX_METRICS, REPLAY, reading
+from tuner.registry import reading
+from tuner.runs import MAX_METRICS
 
 
 @dataclass(frozen=True)

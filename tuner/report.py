@@ -12,7 +12,6 @@ from rich.text import Text
 
 from trainables.data.splits import Facts
 from tuner import (
-    answers,
     budgets,
     commands,
     costs,
@@ -31,7 +30,6 @@ from tuner.answers import comparison, finalist_rows, sentences
 from tuner.journal import Journal, Story
 from tuner.plan import Plan
 from tuner.search_report import LookBack
-from tuner.statistics import interval
 
 
 def outcomes(told: Story) -> str:
@@ -112,17 +110,6 @@ def write(
     if planned.goals.several:
         on_front = standing.front(planned, told.of_kind("search"))
         journal.write("front", ids=[student.id for student in on_front])
-    journal.write("summary", id="", metrics=answers.summary(answer))
-    weights = Path(answer["champion"]["weights"])
-    for path in (weights, weights.with_suffix(".json")):
-        journal.write("file", id="", path=str(path), folder="champion")
-    journal.write(
-        "model",
-        folder=str(planned.folder),
-        registered_as=answer["registered_as"],
-        accuracy=interval(answer["rows"]["tuned"]["val"]).mean,
-        split_hash=facts.split_hash,
-    )
 
 
 SECTIONS = {  # the page's anchors and titles; those with a key stand where the page has something under it
@@ -155,6 +142,7 @@ def put(page: dict[str, Any], folder: Path) -> list[Path]:
 def page(planned: Plan, facts: Facts, told: Story, search: LookBack) -> dict[str, Any]:
     """What the templates are filled in with."""
     answer = told.results["answer"]
+    networks = evaluation_report.networks(answer)
     return {
         "name": planned.name,
         "planned": planned,
@@ -162,8 +150,8 @@ def page(planned: Plan, facts: Facts, told: Story, search: LookBack) -> dict[str
         "sentences": sentences(planned, answer),
         "comparison": comparison(answer),
         "finalists": finalist_rows(answer),
-        "robust": evaluation_report.robust_rows(answer),
-        "quality": evaluation_report.quality_rows(answer),
+        "robust": evaluation_report.robust_rows(networks),
+        "quality": evaluation_report.quality_rows(networks),
         "evaluation_words": evaluation_report.sentences(answer),
         "mistakes": mistakes_report.rows(answer),
         "mistakes_words": mistakes_report.sentences(answer),

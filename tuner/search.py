@@ -25,6 +25,7 @@ from tuner import (
     extension,
     plan,
     plan_table,
+    publishing,
     recovery,
     report,
     room,
@@ -41,13 +42,12 @@ from tuner.control import SETTINGS, locked
 from tuner.ending import close_all, close_one, deliver_late, farewell, resume_command
 from tuner.interleaving import Strand
 from tuner.journal import FILE, Journal, Story, story
-from tuner.mirror import Mirror, behind
+from tuner.mirror import PATIENCE, Mirror, behind
 from tuner.plan import Plan
 from tuner.preparing import Underway, make_ready, opened, submit
 from tuner.progress import Board
 from tuner.settings import Settings, check_name
 from tuner.students import Interrupted
-from tuner.tracking import PATIENCE
 
 
 def run(settings: Settings, *, overwrite: bool = False) -> int:
@@ -264,6 +264,7 @@ def _judge(one: Underway) -> None:
     planned, task, journal, board = one.planned, one.task, one.journal, one.board
     answer = verdict.judge(planned, task, journal, board, partial(submit, planned))
     report.write(planned, task.facts, board.story, answer, journal)
+    publishing.publish(planned, task, board.story, answer, journal)
     close_one(one, "finished")
     board.console.print(report.final_table(planned, board.story, answer))
 

@@ -20,7 +20,7 @@ from trainables.teacher import Teacher
 from trainables.teacher_ready import busy, folder_of, joined, ready
 from trainables.teacher_training import progress, recipe_of
 from trainables.teacher_wanted import REGISTRY, Wanted
-from tuner import plan, tracking
+from tuner import plan, registry
 from tuner.journal import Event, Journal, Story
 from tuner.plan import Plan
 from tuner.progress import Board, duration
@@ -44,7 +44,7 @@ def resolved(planned: Plan) -> Plan:
 
 def _fetched(planned: Plan, wanted: Wanted) -> Wanted:
     root = planned.out / FOLDER / "registry"
-    folder = tracking.fetch(wanted.uri, planned.tracking_uri, root)
+    folder = registry.fetch(wanted.uri, planned.tracking_uri, root)
     for path in folder.rglob("champion.json"):
         record = read_record(path.parent)
         if methods.load(record["method"]).deploy is not None:
