@@ -24,6 +24,7 @@ OWNERS = {  # foreign system -> the files that may import it
         "tuner/batches.py",
         "tuner/cluster.py",
         "tuner/evictions.py",
+        "tuner/heads.py",
         "tuner/interleaving.py",
         "tuner/population.py",
         "tuner/recorder.py",

@@ -5,7 +5,7 @@ Its caller is `tuner/verdict.py`, after every choice has been made and written d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import nn
 from trainables import teacher as teachers
 from trainables.champion import rebuild
 from trainables.checkpoint import read_state
-from trainables.data.sealed import open_test
+from trainables.data.sealed import FILE, open_test
 from trainables.data.splits import Facts, Split, open_split
+from trainables.depot import Courier, near
 from trainables.evaluation.calibration import best_temperature
 from trainables.evaluation.predictions import predict, sample
 from trainables.evaluation.suite import Beside, evaluate
@@ -48,6 +49,18 @@ class Candidate:
     against: tuple[Threat, ...]
     about: dict[str, Any] | None = None
     checkpoint: str = ""
+
+
+@near.register
+def _paper(value: Paper, courier: Courier) -> Paper:
+    courier.file(str(Path(value.facts.folder, FILE)))
+    facts, teacher = near(value.facts, courier), near(value.teacher, courier)
+    return replace(value, facts=facts, teacher=teacher)
+
+
+@near.register
+def _candidate(value: Candidate, courier: Courier) -> Candidate:
+    return replace(value, checkpoint=courier.folder(value.checkpoint))
 
 
 def threats_of(tier: str, dataset: str, channels: int, epsilon: float) -> tuple[Threat, ...]:

@@ -176,15 +176,22 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
     )
 
 
-def _once(planned: Plan, function: Any, *arguments: Any, meanwhile: Any = lambda: None) -> Any:
+def _once(
+    planned: Plan,
+    function: Any,
+    *arguments: Any,
+    meanwhile: Any = lambda: None,
+    bring: Sequence[str] = (),
+) -> Any:
     """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources."""
-    return cluster.wait(submit(planned, function, *arguments), meanwhile)
+    return cluster.wait(submit(planned, function, *arguments, bring=bring), meanwhile)
 
 
-def submit(planned: Plan, function: Any, *arguments: Any) -> Any:
-    """Start `function(*arguments, device)` on the cluster."""
+def submit(
+    planned: Plan, function: Any, *arguments: Any, here: bool = True, bring: Sequence[str] = ()
+) -> Any:
+    """Start `function(*arguments, device)` on the cluster; `here` and `bring` as for `cluster.submit`."""
     settings = planned.settings
     device = "cuda" if settings.gpus_per_trial else "cpu"
-    return cluster.submit(
-        function, *arguments, device, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial
-    )
+    room = {"cpus": settings.cpus_per_trial, "gpus": settings.gpus_per_trial}
+    return cluster.submit(function, *arguments, device, **room, here=here, bring=bring)

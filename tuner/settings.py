@@ -25,6 +25,8 @@ TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])")
 STAGES = re.compile(r"\d{1,4}-\d{1,4}(,\d{1,4}-\d{1,4})*")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LOCAL = "local"  # --address
+HEAD = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -172,6 +174,10 @@ class Settings(BaseModel):
         "standard, and AutoAttack for the champion",
     )
 
+    address: str = Field(
+        LOCAL,
+        description="the Ray cluster to train on: its head as HOST:PORT, or auto for the one this machine belongs to",
+    )
     max_concurrent: int | None = Field(
         None, ge=1, description="trials at once (default: as many as fit)"
     )
@@ -230,6 +236,11 @@ class Settings(BaseModel):
             )
         return name
 
+    @field_validator("address")
+    @classmethod
+    def _address_is_a_head(cls, address: str) -> str:
+        return check_address(address)
+
     @field_validator("objective")
     @classmethod
     def _each_objective_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -283,6 +294,18 @@ def check_name(name: str) -> None:
         )
 
 
+def check_address(address: str) -> str:
+    """The address of a cluster; raises ValueError where it cannot be one."""
+    if address.startswith("ray://"):
+        raise ValueError(
+            "must be local, auto or HOST:PORT: Ray's client has no place for the driver's files, so start on a machine "
+            "of the cluster or by `ray job submit`"
+        )
+    if address not in (LOCAL, "auto") and not HEAD.fullmatch(address):
+        raise ValueError("must be local, auto or HOST:PORT")
+    return address
+
+
 def bytes_of(size: str) -> int:
     """`500MB` or `4GB` in bytes; raises ValueError for anything else."""
     number = SIZE.fullmatch(size.strip())
@@ -312,7 +335,7 @@ GROUPS = {
     "the recipe": ("batch_size", "lr", "optimizer", "label_smoothing", "augment", "eval_every"),
     "the confirmation": ("confirm_top", "confirm_seeds", "tune_baseline", "evaluate"),
     "the machine": (
-        *("max_concurrent", "cpus_per_trial", "gpus_per_trial", "hang_after"),
+        *("address", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "hang_after"),
         *("precision", "memory_format", "cache_size", "no_cache"),
     ),
     "the records": ("out", "name", "tracking_uri", "tracking_offline"),
