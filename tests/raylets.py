@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ray._private.services import node_ip_address_from_perspective
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
@@ -34,9 +35,9 @@ class Raylets:
         heads.ensure_token()
         self.out, self.nodes = out, dict[str, subprocess.Popen[bytes]]()
         self.blind = may_unshare()
-        self.cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-        )
+        own = node_ip_address_from_perspective()  # not loopback: drivers join the head among equals
+        head = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": own}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
 
     @property
     def address(self) -> str:
@@ -52,7 +53,7 @@ class Raylets:
         with (home / "log").open("wb") as log:
             self.nodes[home.name] = subprocess.Popen(
                 [*unshared, "sh", "-c", f"{command} --object-store-memory=80000000"],
-                env={**os.environ, "TMPDIR": str(home)},
+                env={**os.environ, "TMPDIR": str(home), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

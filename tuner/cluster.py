@@ -85,7 +85,9 @@ class _Connection:
 
     def __init__(self, settings: Settings) -> None:
         import ray
+        from ray._private import ray_constants
 
+        ray_constants.ENABLE_RAY_CLUSTER = True  # loopback is for a Ray of our own
         address = heads.found(settings.address)
         heads.check(address)
         packed = luggage.environment(settings, Path.cwd())

@@ -204,7 +204,10 @@ class Settings(BaseModel):
     )
     no_cache: bool = Field(False, description="ask a live teacher in every trial")
 
-    out: Path = Field(Path("runs"), description="folder for everything that is written")
+    out: Path = Field(
+        Path("runs"),
+        description="folder for everything that is written, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",
+    )
     name: str | None = Field(None, description="of the search and its folder (default: made up)")
     experiment: str | None = (
         None  # MLflow's, shared by the searches of a league; else the search's name
