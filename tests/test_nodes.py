@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ROOT
 from tuner import luggage, nodes
 from tuner.nodes import Node
 from tuner.settings import Settings, make
@@ -85,6 +86,14 @@ def test_the_users_folder_travels_where_it_is_needed(
 ) -> None:
     """Only where a network of the user's own is named."""
     assert ("working_dir" in luggage.environment(settings(**given), tmp_path)) == travels
+
+
+@pytest.mark.parametrize("package", luggage.PACKAGES)
+def test_nothing_of_kdtunes_own_stays_behind(package: str) -> None:
+    """But for what Python has compiled."""
+    folder = ROOT / package
+    left = {path for path in folder.rglob("*") if path.is_file()} - set(luggage.sent(folder))
+    assert {path.suffix for path in left} <= {".pyc"}
 
 
 def test_a_large_folder_is_refused(tmp_path: Path) -> None:

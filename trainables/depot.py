@@ -292,6 +292,11 @@ def machine() -> Path:
     return place
 
 
+def leave(token: str) -> None:
+    """Take away what a search had on this machine but the files that another may want too."""
+    shutil.rmtree(machine() / "searches" / token, ignore_errors=True)
+
+
 @cache
 def _sees(marker: str, token: str) -> bool:
     try:

@@ -21,6 +21,8 @@ from tuner.settings import LOCAL, Settings
 
 OBJECT_STORE_BYTES = 100 * 2**20  # data travels by memory-mapped files, so little is needed
 ANSWER = 60.0  # seconds to wait for a node to say what it has
+LOST = 3  # machines that a task may lose and be done again
+TIDYING = 5.0  # seconds to wait for nodes to delete what they need no more
 READERS = 16  # that the depot serves at once
 
 
@@ -29,6 +31,7 @@ class _Joined:
 
     nodes: tuple[Node, ...] = ()
     courier: Any = None
+    depot: Any = None
 
 
 def workers(settings: Settings, n_cpus: int, roots: Sequence[Path]) -> AbstractContextManager[None]:
@@ -46,10 +49,7 @@ def running(n_cpus: int) -> Iterator[None]:
 
     from tuner import session
 
-    if ray.is_initialized():
-        raise ValueError(
-            "Ray must not be running in this process yet, got a running one: call ray.shutdown()"
-        )
+    _refuse_another()
     heads.ensure_token()
     with session.folder() as folder:
         ray.init(
@@ -74,56 +74,60 @@ def join(settings: Settings) -> tuple[Node, ...]:
     That is: nobody answers, the token is another, versions differ, or no node is large enough.
     """
     if not _Joined.nodes:
-        found = _Connection(settings).nodes()
-        nodes.check_room(found, settings.cpus_per_trial, settings.gpus_per_trial)
-        _Joined.nodes = found
-    return _Joined.nodes
-
-
-class _Connection:
-    """A cluster that is being joined."""
-
-    def __init__(self, settings: Settings) -> None:
-        import ray
-        from ray._private import ray_constants
-
-        ray_constants.ENABLE_RAY_CLUSTER = True  # loopback is for a Ray of our own
-        address = heads.found(settings.address)
-        heads.check(address)
-        packed = luggage.environment(settings, Path.cwd())
-        try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                runtime_env=packed,
-            )
-        except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(
-                f"--address must be a cluster to join, got {address}: {reason}"
-            ) from None
-
-    def nodes(self) -> tuple[Node, ...]:
-        """What each node has, whose versions are checked; leaves the cluster where they do not go together."""
         import ray
 
+        _connect(settings)
         try:
-            alive = [node for node in ray.nodes() if node["Alive"]]
-            found = tuple(
-                Node(
-                    node["NodeManagerAddress"],
-                    node["Resources"].get("CPU", 0),
-                    node["Resources"].get("GPU", 0),
-                    versions,
-                )
-                for node, versions in zip(alive, _versions(alive), strict=True)
-            )
-            nodes.check_versions(found, nodes.versions())
+            _Joined.nodes = _checked(settings)
         except ValueError:
             ray.shutdown()
             raise
-        return found
+    return _Joined.nodes
+
+
+def _connect(settings: Settings) -> None:
+    import ray
+    from ray._private import ray_constants
+
+    _refuse_another()
+    address = heads.found(settings.address)
+    heads.check(address)
+    packed = luggage.environment(settings, Path.cwd())
+    ray_constants.ENABLE_RAY_CLUSTER = True  # loopback is for a Ray of our own
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        ray.init(address=address, runtime_env=packed, **quiet)
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"--address must be a cluster to join, got {address}: {reason}") from None
+
+
+def _checked(settings: Settings) -> tuple[Node, ...]:
+    """What each node has, once they are known to go together."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    found = tuple(
+        Node(
+            node["NodeManagerAddress"],
+            node["Resources"].get("CPU", 0),
+            node["Resources"].get("GPU", 0),
+            versions,
+        )
+        for node, versions in zip(alive, _versions(alive), strict=True)
+    )
+    nodes.check_versions(found, nodes.versions())
+    nodes.check_room(found, settings.cpus_per_trial, settings.gpus_per_trial)
+    return found
+
+
+def _refuse_another() -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise ValueError(
+            "Ray must not be running in this process yet, got a running one: call ray.shutdown()"
+        )
 
 
 def _versions(alive: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -161,20 +165,32 @@ def _joined(settings: Settings, roots: Sequence[Path]) -> Iterator[None]:
         here = _on(ray.get_runtime_context().get_node_id())
         depot = ray.remote(num_cpus=0, max_concurrency=READERS)(Depot)
         options = {"name": f"depot-{token}", "scheduling_strategy": here}
-        serving = depot.options(**options).remote([str(root) for root in roots])
+        _Joined.depot = depot.options(**options).remote([str(root) for root in roots])
         _Joined.courier = Courier(partial(ask, f"depot-{token}"), out, str(marker), token)
         yield
-        del serving
     finally:
-        _Joined.nodes, _Joined.courier = (), None
+        _tidy(token)
+        _Joined.nodes, _Joined.courier, _Joined.depot = (), None, None
         with suppress(OSError):
             marker.unlink()
         ray.shutdown()
 
 
+def _tidy(token: str) -> None:
+    """On every node, if it answers soon; what is left is deleted by a later search."""
+    import ray
+
+    from trainables.depot import leave
+
+    work = ray.remote(num_cpus=0, max_retries=0)(leave)
+    with suppress(ray.exceptions.RayError):
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        asked = [work.options(scheduling_strategy=_on(node)).remote(token) for node in alive]
+        ray.wait(asked, num_returns=len(asked), timeout=TIDYING)
+
+
 def ask(depot: str, function: str, *arguments: Any) -> Any:
     """What the depot of that name answers; raises what it raised."""
-
     return wait(getattr(_actor(depot), function).remote(*arguments))
 
 
@@ -225,14 +241,14 @@ def submit(
     """
     import ray
 
-    remote = partial(ray.remote, num_cpus=cpus, num_gpus=gpus, max_retries=0)
+    remote = partial(ray.remote, num_cpus=cpus, num_gpus=gpus)
     if _Joined.courier is None:
-        return remote()(function).remote(*arguments)
+        return remote(max_retries=0)(function).remote(*arguments)
     from trainables.depot import errand
 
     node = ray.get_runtime_context().get_node_id()
     strategy = _on(node, soft=True) if here else "DEFAULT"
-    work = remote(scheduling_strategy=strategy)(errand)
+    work = remote(scheduling_strategy=strategy, max_retries=LOST)(errand)
     return work.remote(_Joined.courier, function, arguments, list(bring))
 
 

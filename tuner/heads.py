@@ -31,7 +31,7 @@ def check(address: str) -> None:
 
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"--address must be a cluster's head, got {address}: {reason}") from None

@@ -16,10 +16,10 @@ from typing import Any
 from tuner.settings import Settings
 
 PACKAGES = ("tuner", "trainables", "search_spaces")
-EXCLUDED = (
-    *(".*", "__pycache__", "*.pyc", "node_modules", "venv", "data", "runs", "mlruns", "artifacts"),
-    *("*.arrow", "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.npy", "*.npz", "*.parquet"),
-    *("*.zip", "*.tar", "*.gz", "*.db", "*.h5"),
+EXCLUDED = (  # by Ray from all that is sent, so that none may match a file of kdtune's
+    *(".*", "__pycache__", "*.pyc", "node_modules", "venv", "runs", "mlruns", "artifacts"),
+    *("*.arrow", "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.npy", "*.npz", "*.parquet", "*.h5"),
+    *("*.png", "*.jpg", "*.jpeg", "*.JPEG", "*.zip", "*.tar", "*.gz", "*.db"),
 )
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 LARGEST = 200 * 2**20  # bytes of the user's folder; Ray takes no more than 500 MiB, packed
@@ -31,17 +31,17 @@ def environment(settings: Settings, here: Path) -> dict[str, Any]:
     packed: dict[str, Any] = {
         "py_modules": [str(own / name) for name in PACKAGES],
         "env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"},
-        "excludes": ["__pycache__", "*.pyc"],
+        "excludes": list(EXCLUDED),
     }
     if any(_factory(text) for text in _named(settings)):
-        check_size(here, _left_out(settings, here))
-        packed |= {"working_dir": str(here), "excludes": _left_out(settings, here)}
+        check_size(here)
+        packed["working_dir"] = str(here)
     return packed
 
 
-def check_size(folder: Path, left_out: list[str]) -> None:
+def check_size(folder: Path) -> None:
     """Raise ValueError where what would be sent of `folder` is too much, with its largest file."""
-    files = {path: path.stat().st_size for path in _sent(folder, left_out)}
+    files = {path: path.stat().st_size for path in sent(folder)}
     if sum(files.values()) > LARGEST:
         largest = max(files, key=files.__getitem__)
         raise ValueError(
@@ -51,17 +51,12 @@ def check_size(folder: Path, left_out: list[str]) -> None:
         )
 
 
-def _sent(folder: Path, left_out: list[str]) -> Iterator[Path]:
+def sent(folder: Path) -> Iterator[Path]:
+    """The files of a folder that are not left out."""
     for root, folders, files in os.walk(folder):
         for names in (folders, files):
-            names[:] = [n for n in names if not any(fnmatch(n, rule) for rule in left_out)]
+            names[:] = [n for n in names if not any(fnmatch(n, rule) for rule in EXCLUDED)]
         yield from (path for name in files if (path := Path(root, name)).is_file())
-
-
-def _left_out(settings: Settings, here: Path) -> list[str]:
-    out = settings.out.expanduser().resolve()
-    inside = out.is_relative_to(here) and out != here
-    return [*EXCLUDED, *([out.relative_to(here).parts[0]] if inside else [])]
 
 
 def _named(settings: Settings) -> list[str]:

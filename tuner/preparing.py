@@ -79,7 +79,7 @@ def make_ready(one: Underway) -> None:
     journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
     board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
     one.task = _task(planned, facts, teacher, precision)
-    journal.write("task", **ingredients.record(planned, one.task))
+    journal.write("task", **ingredients.record(planned, one.task, _made_with(planned)))
 
 
 def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
@@ -176,6 +176,18 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
     )
 
 
+def _made_with(planned: Plan) -> dict[str, str]:
+    """Of a machine that trains: the head of a cluster may have no GPU."""
+    if cluster.courier() is None:
+        return ingredients.made_with(_device(planned))
+    found: dict[str, str] = _once(planned, ingredients.made_with)
+    return found
+
+
+def _device(planned: Plan) -> str:
+    return "cuda" if planned.settings.gpus_per_trial else "cpu"
+
+
 def _once(
     planned: Plan,
     function: Any,
@@ -191,7 +203,13 @@ def submit(
     planned: Plan, function: Any, *arguments: Any, here: bool = True, bring: Sequence[str] = ()
 ) -> Any:
     """Start `function(*arguments, device)` on the cluster; `here` and `bring` as for `cluster.submit`."""
-    settings = planned.settings
-    device = "cuda" if settings.gpus_per_trial else "cpu"
-    room = {"cpus": settings.cpus_per_trial, "gpus": settings.gpus_per_trial}
-    return cluster.submit(function, *arguments, device, **room, here=here, bring=bring)
+    s = planned.settings
+    return cluster.submit(
+        function,
+        *arguments,
+        _device(planned),
+        cpus=s.cpus_per_trial,
+        gpus=s.gpus_per_trial,
+        here=here,
+        bring=bring,
+    )
