@@ -28,6 +28,7 @@ OWNERS = {  # foreign system -> the files that may import it
         "tuner/interleaving.py",
         "tuner/population.py",
         "tuner/recorder.py",
+        "tuner/roll_call.py",
         "tuner/samplers.py",
         "tuner/schedulers.py",
         "tuner/students.py",

@@ -15,14 +15,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tuner import heads, luggage, nodes
+from tuner import heads, luggage, nodes, roll_call
 from tuner.nodes import Node
 from tuner.settings import LOCAL, Settings
 
 OBJECT_STORE_BYTES = 100 * 2**20  # data travels by memory-mapped files, so little is needed
-ANSWER = 60.0  # seconds to wait for a node to say what it has
 LOST = 3  # machines that a task may lose and be done again
-TIDYING = 5.0  # seconds to wait for nodes to delete what they need no more
 READERS = 16  # that the depot serves at once
 
 
@@ -78,7 +76,10 @@ def join(settings: Settings) -> tuple[Node, ...]:
 
         _connect(settings)
         try:
-            _Joined.nodes = _checked(settings)
+            found = roll_call.present()
+            nodes.check_versions(found, nodes.versions())
+            nodes.check_room(found, settings.cpus_per_trial, settings.gpus_per_trial)
+            _Joined.nodes = found
         except ValueError:
             ray.shutdown()
             raise
@@ -102,25 +103,6 @@ def _connect(settings: Settings) -> None:
         raise ValueError(f"--address must be a cluster to join, got {address}: {reason}") from None
 
 
-def _checked(settings: Settings) -> tuple[Node, ...]:
-    """What each node has, once they are known to go together."""
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    found = tuple(
-        Node(
-            node["NodeManagerAddress"],
-            node["Resources"].get("CPU", 0),
-            node["Resources"].get("GPU", 0),
-            versions,
-        )
-        for node, versions in zip(alive, _versions(alive), strict=True)
-    )
-    nodes.check_versions(found, nodes.versions())
-    nodes.check_room(found, settings.cpus_per_trial, settings.gpus_per_trial)
-    return found
-
-
 def _refuse_another() -> None:
     import ray
 
@@ -128,26 +110,6 @@ def _refuse_another() -> None:
         raise ValueError(
             "Ray must not be running in this process yet, got a running one: call ray.shutdown()"
         )
-
-
-def _versions(alive: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Of Python and packages on each node."""
-    import ray
-
-    asked = [
-        ray.remote(num_cpus=0)(nodes.versions).options(scheduling_strategy=_on(node["NodeID"]))
-        for node in alive
-    ]
-    try:
-        found: list[dict[str, str]] = ray.get([one.remote() for one in asked], timeout=ANSWER)
-    except ray.exceptions.GetTimeoutError:
-        raise ValueError(
-            f"every node must start a process within {ANSWER:.0f} s, got none"
-        ) from None
-    except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"every node must be able to start a process, got: {reason}") from None
-    return found
 
 
 @contextmanager
@@ -162,31 +124,18 @@ def _joined(settings: Settings, roots: Sequence[Path]) -> Iterator[None]:
     marker = Path(out, f".driver-{token}")
     try:
         marker.write_text(token, encoding="ascii")
-        here = _on(ray.get_runtime_context().get_node_id())
+        here = roll_call.on(ray.get_runtime_context().get_node_id())
         depot = ray.remote(num_cpus=0, max_concurrency=READERS)(Depot)
         options = {"name": f"depot-{token}", "scheduling_strategy": here}
         _Joined.depot = depot.options(**options).remote([str(root) for root in roots])
         _Joined.courier = Courier(partial(ask, f"depot-{token}"), out, str(marker), token)
         yield
     finally:
-        _tidy(token)
+        roll_call.tidy(token)
         _Joined.nodes, _Joined.courier, _Joined.depot = (), None, None
         with suppress(OSError):
             marker.unlink()
         ray.shutdown()
-
-
-def _tidy(token: str) -> None:
-    """On every node, if it answers soon; what is left is deleted by a later search."""
-    import ray
-
-    from trainables.depot import leave
-
-    work = ray.remote(num_cpus=0, max_retries=0)(leave)
-    with suppress(ray.exceptions.RayError):
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        asked = [work.options(scheduling_strategy=_on(node)).remote(token) for node in alive]
-        ray.wait(asked, num_returns=len(asked), timeout=TIDYING)
 
 
 def ask(depot: str, function: str, *arguments: Any) -> Any:
@@ -204,12 +153,6 @@ def _actor(name: str) -> Any:
 def courier() -> Any:
     """What workers reach the driver's files with; None on one machine, where they lie at hand."""
     return _Joined.courier
-
-
-def _on(node: str, *, soft: bool = False) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
 def environment() -> dict[str, str]:
@@ -247,7 +190,7 @@ def submit(
     from trainables.depot import errand
 
     node = ray.get_runtime_context().get_node_id()
-    strategy = _on(node, soft=True) if here else "DEFAULT"
+    strategy = roll_call.on(node, soft=True) if here else "DEFAULT"
     work = remote(scheduling_strategy=strategy, max_retries=LOST)(errand)
     return work.remote(_Joined.courier, function, arguments, list(bring))
 
