@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -240,6 +241,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(given: dict[str, Any]) -> int:
+    """As the flags say, in a folder or in an object store; the exit status. Raises ValueError for bad input."""
+    from tuner import store
+
+    address = store.address_of(given.get("out", Settings.model_fields["out"].default))
+    if not address:
+        return carry_out(given)
+    place = store.Store(address)
+    given["out"] = place.local
+    if not given.get("plan"):
+        place.probe()
+        for name in filter(None, (given.get("resume"), given.get("status"))):
+            place.fetch(name)
+    if {"plan", "status", "stop", "replay"} & given.keys():
+        return carry_out(given)
+    from tuner import addresses
+    from tuner.progress import make_console
+
+    tracked = "tracking_uri" in given or bool(addresses.default())
+    say = partial(make_console().print, markup=False)
+    with store.shipping(place, tracked=tracked, say=say):
+        return carry_out(given)
+
+
+def carry_out(given: dict[str, Any]) -> int:
     """Plan, search, go on, look or stop, as the flags say; the exit status. Raises ValueError for bad input."""
     for flag, place in INSTEAD.items():
         if flag in given:

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trainables.contract import Context, Method
 from trainables.data.splits import Facts, Split, open_split
 from trainables.data.stream import Streamed
 from trainables.data.views import to_float
+from trainables.depot import Courier, near
 from trainables.measuring import NOTHING, Asked
 from trainables.mishaps import in_a_line, out_of_memory
 from trainables.precision import PLAIN, Precision
@@ -55,6 +56,17 @@ class Task:
     stages: Stages = BY_RULE
     workers: int = 0  # processes that read streamed images from their files
     asked: Asked = NOTHING  # what is measured of a student after its last epoch
+
+
+@near.register
+def _task(value: Task, courier: Courier) -> Task:
+    return replace(
+        value,
+        facts=near(value.facts, courier),
+        teacher=near(value.teacher, courier),
+        prepared=courier.file(value.prepared),
+        cache_folder=courier.place(value.cache_folder),
+    )
 
 
 class Workplace:
@@ -199,11 +211,22 @@ def not_trained(config: Mapping[str, Any]) -> dict[str, Any]:
 class Trial(tune.Trainable):
     """Reports val/accuracy after every epoch; a diverged student ends itself and says so."""
 
-    def setup(self, config: dict[str, Any], tasks: Mapping[str, Task] | None = None) -> None:
-        """Open the workplace and build the first student; `tasks` by the name of the search they are of."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        tasks: Mapping[str, Task] | None = None,
+        courier: Courier | None = None,
+    ) -> None:
+        """Open the workplace and build the first student; `tasks` by the name of the search they are of.
+
+        With a `courier` their files are the driver's, who may be on another machine.
+        """
         assert tasks is not None
-        self.tasks = tasks
-        self.workplace = Workplace(tasks[config.get("search", "")])
+        self.courier = courier
+        self.tasks = {
+            name: near(task, courier) if courier else task for name, task in tasks.items()
+        }
+        self.workplace = Workplace(self.tasks[config.get("search", "")])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -217,8 +240,9 @@ class Trial(tune.Trainable):
         self.val: dict[str, float] = {}  # of the last epoch that was judged
         self.used = 0.0  # shares of samples that the method learnt from, summed over epochs
         self.damage = ""  # of checkpoints, to be told with the next epoch
-        if new_config.get("restore_from"):
-            self.load_checkpoint(new_config["restore_from"])
+        before = new_config.get("restore_from")
+        if before:
+            self.load_checkpoint(self.courier.folder(before) if self.courier else before)
         return True
 
     @property

@@ -1,19 +1,43 @@
 """Where students are trained: the only file that starts or joins Ray.
 
-Ray starts for this search alone, on this machine, quietly, with its token authentication on.
+Ray starts for this search alone, on this machine, quietly, with its token authentication on; or, where --address says
+so, a cluster is joined that is there already.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from tuner import heads, luggage, nodes, roll_call
+from tuner.nodes import Node
+from tuner.settings import LOCAL, Settings
+
 OBJECT_STORE_BYTES = 100 * 2**20  # data travels by memory-mapped files, so little is needed
+LOST = 3  # machines that a task may lose and be done again
+READERS = 16  # that the depot serves at once
+
+
+class _Joined:
+    """The cluster that this process has joined, and what its workers are given."""
+
+    nodes: tuple[Node, ...] = ()
+    courier: Any = None
+    depot: Any = None
+
+
+def workers(settings: Settings, n_cpus: int, roots: Sequence[Path]) -> AbstractContextManager[None]:
+    """Where a search's students are trained: a Ray of our own, or the cluster that --address names.
+
+    The cluster's machines may ask for the files below `roots`, the first of which is the folder of all searches.
+    """
+    return running(n_cpus) if settings.address == LOCAL else _joined(settings, roots)
 
 
 @contextmanager
@@ -23,11 +47,8 @@ def running(n_cpus: int) -> Iterator[None]:
 
     from tuner import session
 
-    if ray.is_initialized():
-        raise ValueError(
-            "Ray must not be running in this process yet, got a running one: call ray.shutdown()"
-        )
-    _ensure_token()
+    _refuse_another()
+    heads.ensure_token()
     with session.folder() as folder:
         ray.init(
             address="local",
@@ -45,23 +66,100 @@ def running(n_cpus: int) -> Iterator[None]:
             ray.shutdown()
 
 
+def join(settings: Settings) -> tuple[Node, ...]:
+    """The nodes of the cluster at --address, joined unless it has been; raises ValueError where a trial cannot run.
+
+    That is: nobody answers, the token is another, versions differ, or no node is large enough.
+    """
+    if not _Joined.nodes:
+        import ray
+
+        _connect(settings)
+        try:
+            found = roll_call.present()
+            nodes.check_versions(found, nodes.versions())
+            nodes.check_room(found, settings.cpus_per_trial, settings.gpus_per_trial)
+            _Joined.nodes = found
+        except ValueError:
+            ray.shutdown()
+            raise
+    return _Joined.nodes
+
+
+def _connect(settings: Settings) -> None:
+    import ray
+    from ray._private import ray_constants
+
+    _refuse_another()
+    address = heads.found(settings.address)
+    heads.check(address)
+    packed = luggage.environment(settings, Path.cwd())
+    ray_constants.ENABLE_RAY_CLUSTER = True  # loopback is for a Ray of our own
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        ray.init(address=address, runtime_env=packed, **quiet)
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"--address must be a cluster to join, got {address}: {reason}") from None
+
+
+def _refuse_another() -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise ValueError(
+            "Ray must not be running in this process yet, got a running one: call ray.shutdown()"
+        )
+
+
+@contextmanager
+def _joined(settings: Settings, roots: Sequence[Path]) -> Iterator[None]:
+    """The cluster with a depot of the driver's files on this machine; leaves it at the end."""
+    import ray
+
+    from trainables.depot import Courier, Depot
+
+    join(settings)
+    out, token = str(roots[0]), secrets.token_hex(8)
+    marker = Path(out, f".driver-{token}")
+    try:
+        marker.write_text(token, encoding="ascii")
+        here = roll_call.on(ray.get_runtime_context().get_node_id())
+        remote: Any = ray.remote  # its types know nothing of max_concurrency
+        depot = remote(num_cpus=0, max_concurrency=READERS)(Depot)
+        options = {"name": f"depot-{token}", "scheduling_strategy": here}
+        _Joined.depot = depot.options(**options).remote([str(root) for root in roots])
+        _Joined.courier = Courier(partial(ask, f"depot-{token}"), out, str(marker), token)
+        yield
+    finally:
+        roll_call.tidy(token)
+        _Joined.nodes, _Joined.courier, _Joined.depot = (), None, None
+        with suppress(OSError):
+            marker.unlink()
+        ray.shutdown()
+
+
+def ask(depot: str, function: str, *arguments: Any) -> Any:
+    """What the depot of that name answers; raises what it raised."""
+    return wait(getattr(_actor(depot), function).remote(*arguments))
+
+
+@cache
+def _actor(name: str) -> Any:
+    import ray
+
+    return ray.get_actor(name)
+
+
+def courier() -> Any:
+    """What workers reach the driver's files with; None on one machine, where they lie at hand."""
+    return _Joined.courier
+
+
 def environment() -> dict[str, str]:
     """Of the workers: one thread each, and the user's folder in sight, for factories of models and data."""
     known = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(known)}
-
-
-def _ensure_token() -> None:
-    """Ray's token, made if there is none, readable by its owner alone."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    path = Path.home() / ".ray" / "auth_token"
-    if not path.exists():
-        import secrets
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(32), encoding="utf-8")
-    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
 
 
 def kill(worker: Any) -> None:
@@ -72,11 +170,30 @@ def kill(worker: Any) -> None:
         ray.kill(worker)
 
 
-def submit(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Any:
-    """Start `function(*arguments)` on the cluster; `wait` gives its answer."""
+def submit(
+    function: Callable[..., Any],
+    *arguments: Any,
+    cpus: float = 1,
+    gpus: float = 0,
+    here: bool = False,
+    bring: Sequence[str] = (),
+) -> Any:
+    """Start `function(*arguments)` on the cluster; `wait` gives its answer.
+
+    It runs on the driver's own machine, if `here` and that is large enough. The driver's files travel with it as
+    `trainables/depot.py` tells; the folders `bring` too.
+    """
     import ray
 
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)
+    remote = partial(ray.remote, num_cpus=cpus, num_gpus=gpus)
+    if _Joined.courier is None:
+        return remote(max_retries=0)(function).remote(*arguments)
+    from trainables.depot import errand
+
+    node = ray.get_runtime_context().get_node_id()
+    strategy = roll_call.on(node, soft=True) if here else "DEFAULT"
+    work = remote(scheduling_strategy=strategy, max_retries=LOST)(errand)
+    return work.remote(_Joined.courier, function, arguments, list(bring))
 
 
 def _done(tasks: list[Any]) -> list[Any]:

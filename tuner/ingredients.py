@@ -29,8 +29,11 @@ from tuner.teaching import FOLDER
 SHARED = ("student", "use_gpu", "cache_bytes", "eval_epochs", "stages", "workers")  # of a Task
 
 
-def record(planned: Plan, task: Task) -> dict[str, Any]:
-    """What the students of a search share, as plain values: with a student's config all that training it takes."""
+def record(planned: Plan, task: Task, made: Mapping[str, str]) -> dict[str, Any]:
+    """What the students of a search share, as plain values: with a student's config all that training it takes.
+
+    `made` is `made_with` where they are trained.
+    """
     s, facts, default_root = planned.settings, task.facts, planned.out / "data"
     return {
         "data": {
@@ -52,14 +55,14 @@ def record(planned: Plan, task: Task) -> dict[str, Any]:
         "asked": asdict(task.asked),
         "prepared_for": s.method,
         "out": str(planned.out),
-        "with": made_with(task.use_gpu),
+        "with": dict(made),
     }
 
 
-def made_with(use_gpu: bool) -> dict[str, str]:
-    """What the numbers of a training may depend on beside its settings."""
+def made_with(device: str) -> dict[str, str]:
+    """What the numbers of a training on this machine may depend on beside its settings."""
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    machine = torch.cuda.get_device_name() if use_gpu else cpu
+    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
     return {"torch": torch.__version__, "code": code_hash(), "machine": machine}
 
 

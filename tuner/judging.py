@@ -6,7 +6,7 @@ students that the verdict has judged before; others it has measured on validatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,9 @@ from torch import nn
 
 from trainables import teacher as teachers
 from trainables.champion import read_weights, rebuild
-from trainables.data.sealed import open_test
+from trainables.data.sealed import FILE, open_test
 from trainables.data.splits import Facts, Split, open_split
+from trainables.depot import Courier, near
 from trainables.evaluation import examples, official
 from trainables.evaluation.calibration import best_temperature
 from trainables.evaluation.examples import Examples
@@ -53,6 +54,18 @@ class Candidate:
     against: tuple[Threat, ...]
     about: dict[str, Any] | None = None
     checkpoint: str = ""  # its folder, or a champion's
+
+
+@near.register
+def _paper(value: Paper, courier: Courier) -> Paper:
+    courier.file(str(Path(value.facts.folder, FILE)))
+    facts, teacher = near(value.facts, courier), near(value.teacher, courier)
+    return replace(value, facts=facts, teacher=teacher)
+
+
+@near.register
+def _candidate(value: Candidate, courier: Courier) -> Candidate:
+    return replace(value, checkpoint=courier.folder(value.checkpoint))
 
 
 def threats_of(

@@ -34,7 +34,7 @@ from tuner.journal import FILE, Story, story
 from tuner.league_rows import HEADER
 from tuner.plan import Plan
 from tuner.progress import make_console
-from tuner.settings import Settings, make
+from tuner.settings import Settings, check_address, make
 
 VERSION = 1  # of league.json
 SIGNALLED = 128  # and above: the exit status of a search that a signal ended
@@ -128,14 +128,17 @@ def is_one(name: str, given: dict[str, Any]) -> bool:
 def resume(name: str, given: dict[str, Any]) -> int:
     """Go on with the searches of a league that are not finished; the exit status. ValueError for other settings."""
     folder = _folder(name, given)
-    uri = given.get("tracking_uri")
-    search.refuse_settings({k: v for k, v in given.items() if k not in ("out", "tracking_uri")})
+    uri, address = given.get("tracking_uri"), given.get("address")
+    places = ("out", "tracking_uri", "address")
+    search.refuse_settings({k: v for k, v in given.items() if k not in places})
     planned = []
     for written in read_record(folder)["searches"]:
         known = folder.parent / written["name"] / SETTINGS
         settings = settings_file.read(known.parent) if known.is_file() else make(written)
         place = addresses.completed(settings.tracking_uri, uri)
-        settings = settings.model_copy(update={"out": folder.parent, "tracking_uri": place})
+        moved = {"out": folder.parent, "tracking_uri": place}
+        moved |= {"address": check_address(address)} if address else {}
+        settings = settings.model_copy(update=moved)
         planned.append(plan.make(settings))
     with locked(folder):
         return _finish(folder, search.resume_all(planned, _way_on(folder, given), uri))

@@ -35,11 +35,12 @@ from trainables.stages import check as check_stages
 from trainables.stages import parse as parse_stages
 from trainables.targets import Choice, can_keep, choose
 from trainables.teacher_wanted import Wanted
-from tuner import addresses, room, sizes, spaces, strategies
+from tuner import addresses, cluster, room, sizes, spaces, strategies
 from tuner.addresses import redacted
+from tuner.nodes import fits
 from tuner.objectives import AT_THE_END, Goals, goals
 from tuner.progress import settings_in_words
-from tuner.settings import Settings, bytes_of
+from tuner.settings import LOCAL, Settings, bytes_of
 
 EARLIEST_STOP = 10  # epochs
 
@@ -173,9 +174,12 @@ class Plan:
 
     @property
     def slots(self) -> int:
-        """Trials at once."""
-        fit = max(1, available_cpus() // self.settings.cpus_per_trial)
-        return min(self.settings.max_concurrent or fit, fit)
+        """Trials at once; on a cluster, which may grow, as many as were asked for or else fit when it is joined."""
+        s = self.settings
+        if s.address != LOCAL:
+            return s.max_concurrent or fits(cluster.join(s), s.cpus_per_trial, s.gpus_per_trial)
+        fit = max(1, available_cpus() // s.cpus_per_trial)
+        return min(s.max_concurrent or fit, fit)
 
     @property
     def batch(self) -> int:
@@ -361,6 +365,9 @@ def _default_student(source: Source, method: Method) -> str:
 
 
 def _check_machine(settings: Settings) -> None:
+    if settings.address != LOCAL:
+        cluster.join(settings)
+        return
     cpus, gpus = available_cpus(), torch.cuda.device_count()
     if settings.cpus_per_trial > cpus:
         raise ValueError(

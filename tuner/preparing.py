@@ -81,7 +81,7 @@ def make_ready(one: Underway) -> None:
     journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
     board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
     one.task = _task(planned, facts, teacher, precision)
-    journal.write("task", **ingredients.record(planned, one.task))
+    journal.write("task", **ingredients.record(planned, one.task, _made_with(planned)))
 
 
 def journal_search(planned: Plan, facts: Facts, journal: Journal) -> None:
@@ -199,15 +199,40 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
     )
 
 
-def _once(planned: Plan, function: Any, *arguments: Any, meanwhile: Any = lambda: None) -> Any:
+def _made_with(planned: Plan) -> dict[str, str]:
+    """Of a machine that trains: the head of a cluster may have no GPU."""
+    if cluster.courier() is None:
+        return ingredients.made_with(_device(planned))
+    found: dict[str, str] = _once(planned, ingredients.made_with)
+    return found
+
+
+def _device(planned: Plan) -> str:
+    return "cuda" if planned.settings.gpus_per_trial else "cpu"
+
+
+def _once(
+    planned: Plan,
+    function: Any,
+    *arguments: Any,
+    meanwhile: Any = lambda: None,
+    bring: Sequence[str] = (),
+) -> Any:
     """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources."""
-    return cluster.wait(submit(planned, function, *arguments), meanwhile)
+    return cluster.wait(submit(planned, function, *arguments, bring=bring), meanwhile)
 
 
-def submit(planned: Plan, function: Any, *arguments: Any) -> Any:
-    """Start `function(*arguments, device)` on the cluster."""
-    settings = planned.settings
-    device = "cuda" if settings.gpus_per_trial else "cpu"
+def submit(
+    planned: Plan, function: Any, *arguments: Any, here: bool = True, bring: Sequence[str] = ()
+) -> Any:
+    """Start `function(*arguments, device)` on the cluster; `here` and `bring` as for `cluster.submit`."""
+    s = planned.settings
     return cluster.submit(
-        function, *arguments, device, cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial
+        function,
+        *arguments,
+        _device(planned),
+        cpus=s.cpus_per_trial,
+        gpus=s.gpus_per_trial,
+        here=here,
+        bring=bring,
     )

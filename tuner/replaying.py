@@ -174,7 +174,8 @@ def verdict(
         board.say(f"Equal to the recorded run in every metric of {len(asked.history)} epochs.")
         return 0
     board.say(f"First difference: {in_words(differences[0])}.")
-    board.say(f"The likely reason: {likely_reason(asked.record['with'], made_with(task.use_gpu))}.")
+    now = made_with("cuda" if task.use_gpu else "cpu")
+    board.say(f"The likely reason: {likely_reason(asked.record['with'], now)}.")
     return DIFFERENT
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from tuner.mirror import PATIENCE, Mirror, behind
 from tuner.plan import Plan
 from tuner.preparing import Underway, make_ready, opened, submit
 from tuner.progress import Board
-from tuner.settings import Settings, check_name
+from tuner.settings import Settings, check_address, check_name
 from tuner.students import Interrupted
 
 
@@ -98,6 +98,7 @@ def resume(name: str, given: dict[str, Any]) -> int:
     check_name(name)
     out = Path(given.pop("out", Settings.model_fields["out"].default))
     trials, uri = given.pop("trials", None), given.pop("tracking_uri", None)
+    place = given.pop("address", None)
     refuse_settings(given)
     folder = out.expanduser().resolve() / name
     if not (folder / SETTINGS).is_file():
@@ -113,7 +114,11 @@ def resume(name: str, given: dict[str, Any]) -> int:
             f"--resume must name an unfinished search, got {name!r}: its report is {folder / 'report.md'}; "
             "--trials N extends it"
         )
-    places = {"out": folder.parent, "tracking_uri": addresses.completed(settings.tracking_uri, uri)}
+    places: dict[str, Any] = {
+        "out": folder.parent,
+        "tracking_uri": addresses.completed(settings.tracking_uri, uri),
+    }
+    places |= {"address": check_address(place)} if place else {}
     planned = plan.make(settings.model_copy(update=places))
     if trials is not None:
         extension.check(planned)
@@ -193,8 +198,7 @@ def _carry_out(searches: Sequence[Underway], way_on: str) -> int:
             locks.enter_context(locked(one.planned.folder))
             one.journal = Journal(one.planned.folder)
         try:
-            n_cpus = first.slots * first.settings.cpus_per_trial
-            with cluster.running(n_cpus), students.interruptible():
+            with _workers(first), students.interruptible():
                 for one in searches:
                     make_ready(one)
                 folder, *others = (one.planned.folder for one in searches)
@@ -220,6 +224,13 @@ def _carry_out(searches: Sequence[Underway], way_on: str) -> int:
             if mirror and problem is None:  # without room the mirror goes on alone
                 farewell(mirror, board, first, hurried=hurried)
     return status
+
+
+def _workers(planned: Plan) -> AbstractContextManager[None]:
+    """Where all of them train, with what the machines of a cluster may ask for."""
+    files = (Path(wanted.file) for wanted in planned.teachers if wanted.file)
+    n_cpus = planned.slots * planned.settings.cpus_per_trial
+    return cluster.workers(planned.settings, n_cpus, (planned.out, planned.data_root, *files))
 
 
 def _search_and_confirm(searches: Sequence[Underway], way_on: str) -> int:
@@ -262,7 +273,7 @@ def _judge_and_report(one: Underway, *, alone: bool) -> None:
 
 def _judge(one: Underway) -> None:
     planned, task, journal, board = one.planned, one.task, one.journal, one.board
-    answer = verdict.judge(planned, task, journal, board, partial(submit, planned))
+    answer = verdict.judge(planned, task, journal, board, partial(submit, planned, here=False))
     report.write(planned, task.facts, board.story, answer, journal)
     publishing.publish(planned, task, board.story, answer, journal)
     close_one(one, "finished")

@@ -25,6 +25,8 @@ TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])")
 STAGES = re.compile(r"\d{1,4}-\d{1,4}(,\d{1,4}-\d{1,4})*")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LOCAL = "local"  # --address
+HEAD = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -182,6 +184,10 @@ class Settings(BaseModel):
         "cifar10 0.05 in [-1, 1], which is 0.025 in pixels",
     )
 
+    address: str = Field(
+        LOCAL,
+        description="the Ray cluster to train on: its head as HOST:PORT, or auto for the one this machine belongs to",
+    )
     max_concurrent: int | None = Field(
         None, ge=1, description="trials at once (default: as many as fit)"
     )
@@ -208,7 +214,10 @@ class Settings(BaseModel):
     )
     no_cache: bool = Field(False, description="ask a live teacher in every trial")
 
-    out: Path = Field(Path("runs"), description="folder for everything that is written")
+    out: Path = Field(
+        Path("runs"),
+        description="folder for everything that is written, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",
+    )
     name: str | None = Field(None, description="of the search and its folder (default: made up)")
     experiment: str | None = (
         None  # MLflow's, shared by the searches of a league; else the search's name
@@ -239,6 +248,11 @@ class Settings(BaseModel):
                 "must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
             )
         return name
+
+    @field_validator("address")
+    @classmethod
+    def _address_is_a_head(cls, address: str) -> str:
+        return check_address(address)
 
     @field_validator("objective")
     @classmethod
@@ -293,6 +307,18 @@ def check_name(name: str) -> None:
         )
 
 
+def check_address(address: str) -> str:
+    """The address of a cluster; raises ValueError where it cannot be one."""
+    if address.startswith("ray://"):
+        raise ValueError(
+            "must be local, auto or HOST:PORT: Ray's client has no place for the driver's files, so start on a machine "
+            "of the cluster or by `ray job submit`"
+        )
+    if address not in (LOCAL, "auto") and not HEAD.fullmatch(address):
+        raise ValueError("must be local, auto or HOST:PORT")
+    return address
+
+
 def bytes_of(size: str) -> int:
     """`500MB` or `4GB` in bytes; raises ValueError for anything else."""
     number = SIZE.fullmatch(size.strip())
@@ -329,7 +355,7 @@ GROUPS = {
         "threat",
     ),
     "the machine": (
-        *("max_concurrent", "cpus_per_trial", "gpus_per_trial", "hang_after"),
+        *("address", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "hang_after"),
         *("precision", "memory_format", "cache_size", "no_cache"),
     ),
     "the records": ("out", "name", "tracking_uri", "tracking_offline"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pyarrow.fs import FileSystem
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
@@ -17,7 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.trainable import Task, Trial, not_trained
-from tuner import evictions, failures, interleaving, schedulers, shelf, sizes, warm
+from tuner import cluster, evictions, failures, interleaving, schedulers, shelf, sizes, warm
 from tuner.batches import InBatches, InLockstep
 from tuner.budgets import Budgets
 from tuner.failures import Tally
@@ -30,7 +31,9 @@ from tuner.population import Change, Member, Population, ranked_accuracy
 from tuner.progress import Board
 from tuner.recorder import Recorder
 from tuner.samplers import METRIC, Config, Listed, SafeOptunaSearch
+from tuner.settings import LOCAL
 from tuner.shelf import Shelf
+from tuner.storage import through
 from tuner.watchdog import Patience, Watchdog, longest_epoch
 
 MAX_FAILURES = 3  # of a trial's worker, before the trial counts as failed
@@ -159,14 +162,24 @@ def _fit(strands: Sequence[Strand]) -> None:
     first, alone = strands[0].planned, len(strands) == 1
     resources = {"cpu": first.settings.cpus_per_trial, "gpu": first.settings.gpus_per_trial}
     tasks = {one.name: one.task for one in strands}
-    trainable = tune.with_resources(tune.with_parameters(Trial, tasks=tasks), resources)
+    courier = cluster.courier()
+    given = tune.with_parameters(Trial, tasks=tasks, courier=courier)
+    trainable = tune.with_resources(given, resources)
     searcher, scheduler, recorder = interleaving.parts(strands)
     home = first.folder if alone else first.out / (first.settings.experiment or first.name)
     n_students = sum(one.n_left for one in strands)
     stops = interleaving.OwnBudgets(strands)
     callbacks: list[tune.Callback] = [recorder, _watchdog(strands)]
     tuner = make_tuner(
-        trainable, searcher, scheduler, n_students, first.slots, home, callbacks, stops
+        trainable,
+        searcher,
+        scheduler,
+        n_students,
+        _limit(first),
+        home,
+        callbacks,
+        stops,
+        through(courier) if courier else None,
     )
     _Signals.recorder = recorder
     evictions.survive()
@@ -177,6 +190,12 @@ def _fit(strands: Sequence[Strand]) -> None:
         _Signals.recorder = None
     if _Signals.received:
         raise Interrupted(_Signals.received)
+
+
+def _limit(planned: Plan) -> int | None:
+    """Trials at once; None for as many as find room, on a cluster that may grow."""
+    s = planned.settings
+    return planned.slots if s.address == LOCAL else s.max_concurrent
 
 
 def _watchdog(strands: Sequence[Strand]) -> Watchdog:
@@ -197,15 +216,16 @@ def make_tuner(
     searcher: Searcher,
     scheduler: TrialScheduler,
     n_students: int,
-    slots: int,
+    slots: int | None,
     folder: Path,
     callbacks: list[tune.Callback],
     stops: Callable[[str, Mapping[str, Any]], bool] | None = None,
+    storage: FileSystem | None = None,
 ) -> tune.Tuner:
     """Ray's Tuner as every search uses it; checkpoints go to `folder`/checkpoints; `stops` may end a trial at a report.
 
     A population is handed out whole, and so is a batch, `slots` of it at a time by Ray's own resources: who waits for a
-    turn is alive, and would count for a limit.
+    turn is alive, and would count for a limit. `storage` is the file system of `folder`, this machine's unless told.
     """
     waits = isinstance(scheduler, Population) or isinstance(searcher, InBatches)
     return tune.Tuner(
@@ -222,6 +242,7 @@ def make_tuner(
         run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=str(folder),
+            storage_filesystem=storage,
             verbose=0,
             stop=stops,
             callbacks=callbacks,

@@ -27,7 +27,9 @@ from tuner.progress import Board, duration
 
 LIBRARIES = re.compile(r"[^:]+|(torchvision|timm):.+")  # networks whose code is known
 FOLDER = "teachers"  # below the output folder, shared by its searches
-Once = Callable[..., Any]  # (function, *arguments, meanwhile=): its answer, run on the cluster
+Once = Callable[
+    ..., Any
+]  # (function, *arguments, meanwhile=, bring=): its answer, run on the cluster
 
 
 def resolved(planned: Plan) -> Plan:
@@ -125,7 +127,7 @@ def _member(planned: Plan, wanted: Wanted, facts: Facts, board: Board, once: Onc
         if not known:
             board.say(f"teacher: importing {wanted.model} {wanted.origin(recipe.epochs)}")
         with board.waiting("looking at the teacher"):
-            teacher: Teacher = once(*work)
+            teacher: Teacher = once(*work, bring=[str(folder)])
     else:
         teacher = _trained(board, once, wanted, recipe, folder, work)
     if known:
@@ -160,7 +162,7 @@ def _trained(
             epoch, accuracy = progress(folder)
             show(epoch, f"epoch {epoch}/{recipe.epochs}, val accuracy {accuracy:.2%}")
 
-        teacher: Teacher = once(*work, meanwhile=meanwhile)
+        teacher: Teacher = once(*work, meanwhile=meanwhile, bring=[str(folder)])
     return teacher
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from trainables.data.splits import Facts, Split, read
 
+FILE = "test.arrow"
+
 
 def open_test(facts: Facts) -> Split:
     """The test images and labels: for the finalists, after every choice has been made."""
-    return read(Path(facts.folder) / "test.arrow", facts)
+    return read(Path(facts.folder) / FILE, facts)

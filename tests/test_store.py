@@ -1,0 +1,135 @@
+"""--out s3://...: against a real S3 server on loopback, moto's."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.conftest import Command, start
+from tuner import store
+from tuner.journal import FILE, story
+from tuner.store import Store
+
+ADDRESS = "s3://kdtune/runs"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """What a process needs to reach the server."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    told = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "of-a-test",
+        "AWS_SECRET_ACCESS_KEY": "of-a-test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="kdtune")
+        yield told
+    server.stop()
+
+
+@pytest.fixture
+def here(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store, and this machine's folder for it, with a search in it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = Store(f"{ADDRESS}/{tmp_path.name}")
+    for name in ("settings.json", FILE, "checkpoints/kd-000/1", "driver.lock"):
+        path = made.local / "kd" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name} 1", encoding="utf-8")
+    return made
+
+
+def files(made: Store) -> list[str]:
+    folder = made.local / "kd"
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def elsewhere(here: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    """The same store from a machine that has nothing yet."""
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    return Store(here.address)
+
+
+def test_what_is_sent_is_fetched(
+    here: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As it is last: what was deleted here is gone there; locks stay here."""
+    here.send()
+    (here.local / "kd" / "checkpoints" / "kd-000" / "1").unlink()
+    (here.local / "kd" / FILE).write_text("longer now", encoding="utf-8")
+    here.send()
+    there = elsewhere(here, monkeypatch, tmp_path)
+    there.fetch("kd")
+    assert files(there) == [FILE, "settings.json"]
+    assert (there.local / "kd" / FILE).read_text(encoding="utf-8") == "longer now"
+
+
+def test_the_longer_journal_wins(here: Store) -> None:
+    """One that is behind is replaced, one that is ahead stays."""
+    journal = here.local / "kd" / FILE
+    journal.write_text("two epochs", encoding="utf-8")
+    here.send()
+    for own, kept in (("one", "two epochs"), ("and a third epoch", "and a third epoch")):
+        journal.write_text(own, encoding="utf-8")
+        here.fetch("kd")
+        assert journal.read_text(encoding="utf-8") == kept
+
+
+def test_a_store_that_can_be_used_is_probed(here: Store) -> None:
+    """Nothing is left behind."""
+    here.probe()
+    assert "Contents" not in boto3.client("s3").list_objects_v2(
+        Bucket="kdtune", Prefix="runs/.probe"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://of-nobody/runs", "must be a store that can be written and read, got s3://of-nobody"),
+        ("s3://", "must be a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, got 's3://'"),
+        ("ftp://kdtune/runs", "must be a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_refused(
+    s3: dict[str, str], address: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Store(address).probe()
+
+
+def test_a_search_goes_on_on_another_machine(
+    s3: dict[str, str], tmp_path: Path, tune: Callable[..., Command]
+) -> None:
+    """Ended by a signal on one, resumed on another that has the store alone; its teacher is not trained again."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ("--method", "kd", "--trials", "3", "--epochs", "4", "--name", "kd", "--out", ADDRESS)
+    few = ("--confirm-top", "1", "--confirm-seeds", "2", "--evaluate", "none")
+    search = start(*flags, *few, **s3, HOME=str(first))
+    journal = first / store.local(ADDRESS).relative_to(Path.home()) / "kd" / FILE
+    deadline = time.monotonic() + 300
+    while not journal.exists() or '"event":"epoch"' not in journal.read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    search.send_signal(signal.SIGTERM)
+    out, err = search.communicate(timeout=120)
+    assert search.returncode == 143, err
+    assert f"kept in {ADDRESS}" in out
+    done = tune("--resume", "kd", "--out", ADDRESS, **s3, HOME=str(second))
+    assert done.status == 0, done.err
+    assert "training" not in done.out
+    told = story(second / journal.parent.relative_to(first))
+    assert all(len(s.history) == 4 for s in told.students.values())
