@@ -158,9 +158,10 @@ class Measured:
 def noise(out: Path) -> tuple[float, float]:
     """Standard deviations in points: of another seed at the end, and of an epoch around its two neighbours' line.
 
-    By medians, because a few settings are unstable and their seeds lie points apart. The median of the standard deviation
-    of three draws is SPREAD of the true one. The second is of the second half of the training; the difference of a value
-    from the mean of its neighbours has 1.5 times a value's variance, where noise is independent and the curve straight.
+    By medians, because a few settings are unstable and their seeds lie points apart. The median of the standard
+    deviation of three draws is SPREAD of the true one. The second is of the second half of the training; the difference
+    of a value from the mean of its neighbours has 1.5 times a value's variance, where noise is independent and the
+    curve straight.
     """
     found = measured(out)
     within = [stdev([100 * c[-1] for c in by_seed.values()]) for by_seed in found.values()]
@@ -213,8 +214,8 @@ def section(out: Path, load: str) -> str:
         grid_table(out),
         f"Noise, standard deviation in points, by medians: {seeds:.2f} between seeds of a cell, {epochs:.2f} between "
         f"epochs of a student. Some settings are unstable: the seeds of the worst cell lie {apart:.1f} apart, and the "
-        f"worst of the {len(ends)} students ends at {min(ends):.1%}. Elsewhere a mean of {len(SEEDS)} seeds is known to "
-        f"± {seeds / len(SEEDS) ** 0.5:.2f}.",
+        f"worst of the {len(ends)} students ends at {min(ends):.1%}. Elsewhere a mean of {len(SEEDS)} seeds "
+        f"is known to ± {seeds / len(SEEDS) ** 0.5:.2f}.",
         f"Regret in points (mean ± standard error, and median, over {SEARCHES} searches of {TRIALS} trials) of the "
         "trial that a user would take, below the best cell's mean:",
         search_table(out),
