@@ -1,4 +1,7 @@
-"""`python -m docs.gallery` makes a real search of some minutes, and docs/gallery.md with its pictures."""
+"""`python -m docs.gallery` makes a real search of some minutes, and docs/gallery.md with its pictures.
+
+`python -m docs.gallery FOLDER` takes those of a finished search.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ FOLDER = Path(__file__).with_name("images") / "gallery"
 SEARCH = ("--method", "kd", "--trials", "24", "--confirm-top", "2", "--confirm-seeds", "3")
 HEAD = """# Gallery
 
-Made by `python -m docs.gallery`: one real search, its pictures as they stand in its report, each with the caption that
-the report gives it. The search:
+The pictures of one real search as they stand in its report, each with the caption that the report gives it.
+`python -m docs.gallery` makes a search and this page anew. The search:
 
     {command}
 
@@ -47,5 +50,8 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        make(Path(scratch))
+    if len(sys.argv) > 1:
+        write(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            make(Path(scratch))
