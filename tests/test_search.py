@@ -240,7 +240,7 @@ def test_a_search_without_an_answer_is_not_reported(
     with pytest.raises(SystemExit) as stop:
         tune.main(["--report", "half", "--out", str(tmp_path)])
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and "--resume half goes on" in said and said.count("\n") == 1
+    assert stop.value.code == 2 and "--resume small goes on" in said and said.count("\n") == 1
 
 
 def test_ray_and_its_warnings_are_quiet(done: Done) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def read(folder: Path) -> Finished:
     """The search in `folder`; raises ValueError, with what is missing, for one without an answer."""
     told = tell(folder)
     if "answer" not in told.results:
-        state = status.search_lines(folder, 0.0)[0].partition(": ")[2]
+        state = status.search_lines(folder, time.time())[0].partition(": ")[2]
         trials = f", {len(told.of_kind('search'))} trials begun" if told.search else ""
         raise ValueError(
             f"--report must name a search with an answer, got {folder.name!r}{trials}: {state}"
