@@ -109,7 +109,7 @@ def _onnx_int8(export: Export, folder: Path) -> Path:
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
-    class Seen(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Seen(quantization.CalibrationDataReader):
         """The training images, some at a time."""
 
         def __init__(self) -> None:
