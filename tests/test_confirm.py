@@ -189,6 +189,13 @@ def test_quick_attacks_at_the_datasets_own_radius_alone(tier: str, radii: list[f
     assert [t.epsilon for t in judging.threats_of(tier, "digits", 1, 0.15)] == radii
 
 
+def test_a_published_radius_is_attacked_too() -> None:
+    """CCKD's on CIFAR-10 in pixels: 0.05 of the range from -1 to 1; on MNIST it is the dataset's own, once."""
+    quick = judging.threats_of("quick", "cifar10", 3, 1 / 255, "cckd")
+    assert [threat.epsilon for threat in quick] == [1 / 255, 0.025]
+    assert len(judging.threats_of("standard", "mnist", 1, 0.15, "cckd")) == 3
+
+
 def test_report_tables_have_a_row_for_each_network_and_radius() -> None:
     """The champion's own, stronger evaluation stands beside; what only it has is empty elsewhere."""
     full = answer()

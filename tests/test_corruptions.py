@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainables.data.splits import Split
+from trainables.data.splits import Facts, Split
 from trainables.evaluation import official
 from trainables.evaluation.corruptions import LITE, SEVERITIES, corrupt
+from tuner import judging
 
 SEVERE = range(1, SEVERITIES + 1)
 
@@ -210,12 +212,26 @@ def test_folders_that_do_not_fit(
 
 
 def test_files_that_are_not_images(tmp_path: Path) -> None:
-    """Other counts than labels; and nothing is ever unpickled."""
+    """Other counts than labels, another shape; and nothing is ever unpickled: all found before anything is judged."""
     write_cifar(tmp_path)
-    np.save(tmp_path / "snow.npy", np.zeros((3, 32, 32, 3), np.uint8))
-    np.save(tmp_path / "fog.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    found = official.find(tmp_path, 3, 32, 10)
-    with pytest.raises(ValueError, match=r"snow must hold uint8 images .* and 10"):
-        official.read(found, "snow")
-    with pytest.raises(ValueError, match="Python objects"):
-        official.read(found, "fog")
+    for images, message in (
+        (np.zeros((3, 32, 32, 3), np.uint8), r"snow must hold uint8 images .* and 10"),
+        (np.zeros((10, 3, 32, 32), np.uint8), r"snow must hold images of 3 channels and 32 pixels"),
+        (np.array([{"a": 1}], dtype=object), "Python objects"),
+    ):
+        np.save(tmp_path / "snow.npy", images, allow_pickle=True)
+        with pytest.raises(ValueError, match=message):
+            official.find(tmp_path, 3, 32, 10)
+
+
+def test_corruptions_of_another_dataset_are_refused(tmp_path: Path) -> None:
+    """MNIST-C's images are of Fashion-MNIST's shape and not of its kind; a user's own dataset is its own affair."""
+    write_mnist(tmp_path)
+    mnist = Facts(
+        *("mnist", "", tuple("0123456789"), 1, 28, 6, 6, 6, (0.5,), (0.5,), "", {}),
+    )
+    judging.check_corrupted(None, mnist)
+    judging.check_corrupted(tmp_path, mnist)
+    judging.check_corrupted(tmp_path, replace(mnist, dataset="mine:digits"))
+    with pytest.raises(ValueError, match=r"must be those of fashion_mnist, got mnist_c in"):
+        judging.check_corrupted(tmp_path, replace(mnist, dataset="fashion_mnist"))

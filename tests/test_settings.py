@@ -87,6 +87,12 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*KD, "--scheduler", "bohb"), "'median', 'pbt' or 'none', got 'bohb'"),
     ((*KD, "--optimizer", "sdg"), "--optimizer must be 'sgd', 'adam' or 'adamw', got 'sdg'"),
     (("--list", "method"), "invalid choice: 'method'"),
+    ((*KD, "--threat", "rkd"), "--threat must be 'cckd', got 'rkd'"),
+    ((*KD, "--threat", "cckd"), "preset cckd must be for one of mnist, fashion_mnist, cifar10"),
+    ((*KD, "--corruptions", "x"), "--corruptions must go with --evaluate standard or full, got qu"),
+    ((*KD, "--format", "onnx"), "--format must go with --export, got it alone"),
+    (("--export", "x", "--format", "tflite"), "--format must be one of safetensors, pt2, onnx, on"),
+    (("--evaluate-run", "x", "--evaluate", "none"), "--evaluate must be one of quick, standard, f"),
     # hyperparameters out of range
     ((*KD, "--set", "temperature=uniform(5,1)"), "low must be below high, got uniform(5,1)"),
     ((*KD, "--set", "temperature=uniform(5,\n1)"), "low must be below high, got uniform(5, 1)"),

@@ -153,6 +153,7 @@ def _write(found: stored.Stored, folder: Path, made: Sequence[Checked]) -> None:
     known = records.read(path, VERSION, "delete it")["files"] if path.exists() else {}
     about = {
         "run": found.run.run_id,
+        "dataset": facts.dataset,
         "student": found.about["student"],
         "method": found.about["method"],
         "images": ["any number", facts.channels, facts.size, facts.size],
