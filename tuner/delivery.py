@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,18 +126,25 @@ class Delivery:
         hyper = {k: v for k, v in event["hyper"].items() if v is not None}
         self.runs.params(run_id, {**hyper, "method": event["method"], "seed": event["seed"]})
         self.runs.used(event["id"], ("train", "validation"))
-        self._sortable(event, 0)
 
-    def _sortable(self, event: Event, epoch: int) -> None:
-        """Numbers that are searched, as metrics too: MLflow sorts its parameters as text, 10 before 4."""
-        searched = self.runs.search.get("searched", {})  # which older searches do not tell
-        numbers = {
-            views.as_metric(name): event["hyper"][name]
-            for name, kind in searched.items()
-            if kind == "number" and isinstance(event["hyper"].get(name), int | float)
+    def _sortable(self, event: Event, hyper: Mapping[str, Any], epoch: int) -> None:
+        """Numbers that are searched, as metrics too: MLflow sorts its parameters as text, 10 before 4.
+
+        After an epoch's own metrics, since MLflow's comparison begins with the metric that a run had first.
+        """
+        told = {
+            views.as_metric(name): float(hyper[name])
+            for name in self._numbers
+            if hyper.get(name) is not None
         }
-        told = {"time": event["time"], "metrics": {**numbers, "epoch": epoch}}
-        self.runs.log({event["id"]: as_metrics(told)})
+        metrics = {**told, "epoch": epoch}
+        self.runs.log({event["id"]: as_metrics({"time": event["time"], "metrics": metrics})})
+
+    @property
+    def _numbers(self) -> list[str]:
+        """The numbers among what is searched; none where an older search does not tell."""
+        searched = self.runs.search.get("searched", {})
+        return [name for name, kind in searched.items() if kind == "number"]
 
     def _task_so_far(self) -> Event:
         """What all students share, as the journal tells it, by now; empty before it is known."""
@@ -148,10 +156,13 @@ class Delivery:
     def _on_changed(self, event: Event) -> None:
         told = {"from": event["from"], "hyper": event["hyper"]}
         self.runs.tag(event["id"], f"{CHANGE}{event['epoch']:05d}", json.dumps(told))
-        self._sortable(event, event["epoch"])
+        self._sortable(event, event["hyper"], event["epoch"])
 
     def _on_end(self, event: Event) -> None:
         self.runs.tag(event["id"], "kd.status", event["status"])
+        if self._numbers:
+            params = self.client.get_run(self.runs.of(event["id"])).data.params
+            self._sortable(event, params, 0)
         if event.get("reason"):
             self.runs.tag(event["id"], "kd.reason", event["reason"])
         self.runs.end(event["id"], STATUS.get(event["status"], "FAILED"), event["time"])

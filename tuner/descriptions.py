@@ -1,6 +1,6 @@
 """What MLflow's pages say in words: of a search's run, and of an experiment. Markdown, from plain values.
 
-Links are relative to MLflow's own address, whatever that is; pictures are the run's artifacts.
+Links are relative to MLflow's own address, whatever that is.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from tuner.league_rows import HEADER
 QUESTION = "kd.question"  # the tag with what a search asks
 ANSWER = "kd.answer"  # the tag with a search's answer in words
 CELL = "kd.answer."  # and those with its line of the table, by heading
-PICTURES = ("landscape", "gain", "curves")  # of the report's figures
 
 
 def of_run(told: str, experiment: str, run: str, links: Mapping[str, str]) -> str:
-    """The search's run: what it found, where to go from here, and what it looked like."""
+    """The search's run: what it found, and where to go from here."""
     files = f"#/experiments/{experiment}/runs/{run}/artifacts"
     to = {**links, "the report": f"{files}/report.html", "all figures": f"{files}/figures"}
     ways = " · ".join(f"[{words}]({where})" for words, where in to.items())
-    pictures = " ".join(f"![{name}]({artifact(run, f'figures/{name}.png')})" for name in PICTURES)
-    return "\n\n".join([told, ways, pictures])
+    return f"{told}\n\n{ways}"
 
 
 def of_experiment(experiment: str, searches: Sequence[Mapping[str, str]]) -> str:
@@ -62,8 +60,3 @@ def comparison(experiment: str, runs: Sequence[str]) -> str:
 def version(name: str, number: str) -> str:
     """The page of a registered model's version."""
     return f"#/models/{quote(name, safe='')}/versions/{number}"
-
-
-def artifact(run: str, path: str) -> str:
-    """Where a page of MLflow finds a run's file."""
-    return f"ajax-api/2.0/mlflow/get-artifact?{urlencode({'path': path, 'run_uuid': run})}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuner import addresses
 from tuner.journal import FILE, Event, read
-from tuner.objectives import KNOWN
+from tuner.objectives import ACCURACY, KNOWN
 from tuner.tracked import STATE, State, note
 
 REFUSAL = "INVALID_PARAMETER_VALUE"  # what no later try will change; a server in trouble says other things
@@ -166,13 +166,16 @@ def dataset(data: Mapping[str, Any], part: str) -> Any:
 
 
 def as_metrics(event: Event, **linked: str) -> list[Any]:
-    """An event's numbers as MLflow's metrics; `linked` says of which model and data they are."""
+    """An event's numbers as MLflow's metrics, the accuracy first, which MLflow's comparison then begins with.
+
+    `linked` says of which model and data they are.
+    """
     from mlflow.entities import Metric
 
     when, step = int(event["time"] * 1000), event["metrics"].get("epoch", 0)
     return [
         Metric(name, float(value), when, int(step), **linked)
-        for name, value in event["metrics"].items()
+        for name, value in sorted(event["metrics"].items(), key=lambda one: one[0] != ACCURACY.name)
         if "/" in name or name in ("seconds", *KNOWN)
     ]
 

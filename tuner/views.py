@@ -24,7 +24,6 @@ COLUMNS = (  # beside what is searched
     "metrics.`test/accuracy`",
     "tags.`kd.status`",
     "attributes.`Models`",
-    "attributes.`Dataset`",
 )
 
 
