@@ -16,7 +16,6 @@ from tuner import store
 from tuner.journal import FILE, story
 from tuner.store import Store
 
-UNSEEN = "not seen to pass yet: no machine was free to run it; to be run and taken up"
 ADDRESS = "s3://kdtune/runs"
 
 
@@ -112,7 +111,6 @@ def test_a_store_that_cannot_be_used_is_refused(
         Store(address).probe()
 
 
-@pytest.mark.skip(reason=UNSEEN)
 def test_a_search_goes_on_on_another_machine(
     s3: dict[str, str], tmp_path: Path, tune: Callable[..., Command]
 ) -> None:

@@ -36,8 +36,10 @@ def address_of(out: str | Path) -> str:
     """Of the store that --out names, itself or by its local folder; "" where it is a folder and nothing more."""
     if "://" in str(out):
         return str(out)
-    mark = Path(out).expanduser() / MARK
-    return mark.read_text(encoding="utf-8") if mark.is_file() else ""
+    try:
+        return Path(out, MARK).expanduser().read_text(encoding="utf-8")
+    except (OSError, RuntimeError):  # a folder, or none that can be: the settings say that
+        return ""
 
 
 def local(address: str) -> Path:
