@@ -91,7 +91,8 @@ def _asked(found: Stored, tier: str, asked: Mapping[str, Any]) -> tuple[Candidat
     )
     teacher = ingredients.teacher_of(record["teachers"], found.place, FLAG)
     name, weights = record["config"]["id"], str(found.weights)
-    paper = Paper(facts, teacher, SEED, available_cpus(), corrupted, part)
+    others = judging.others(tier, source.name, root, found.place / "cache" / "data")
+    paper = Paper(facts, teacher, SEED, available_cpus(), corrupted, part, others)
     return Candidate(name, tier, against, found.about, weights), paper
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainables.evaluation import sanity
+from trainables.evaluation.ood import PAIRS
 from trainables.evaluation.tiers import TIERS
 from tuner.confirm import ROLES
 from tuner.statistics import interval
@@ -27,6 +28,7 @@ QUALITY = {  # name in the suite -> column; accuracies and shares are shown in p
     "corruption/cifar10_c/mean": "CIFAR-10-C",
     "corruption/cifar100_c/mean": "CIFAR-100-C",
     "corruption/mnist_c/mean": "MNIST-C",
+    **{f"ood/{name}/msp_auroc": f"AUROC, {name}" for pair in PAIRS.values() for name in pair},
 }
 IN_UNITS = ("nll", "nll_scaled", "kl", "temperature")  # the others are shares
 ATTACKS = {

@@ -15,12 +15,14 @@ from torch import nn
 
 from trainables import teacher as teachers
 from trainables.champion import read_weights, rebuild
+from trainables.data import sources
 from trainables.data.sealed import FILE, open_test
-from trainables.data.splits import Facts, Split, open_split
+from trainables.data.splits import Facts, Split, open_split, prepare
 from trainables.depot import Courier, near
 from trainables.evaluation import examples, official
 from trainables.evaluation.calibration import best_temperature
 from trainables.evaluation.examples import Examples
+from trainables.evaluation.ood import PAIRS
 from trainables.evaluation.predictions import predict, sample
 from trainables.evaluation.robust import Tell
 from trainables.evaluation.suite import Beside, evaluate
@@ -43,6 +45,9 @@ class Paper:
     workers: int
     corrupted: Path | None = None  # a published corrupted test set; else the lite one is made
     part: Literal["test", "val"] = "test"
+    elsewhere: tuple[
+        Facts, ...
+    ] = ()  # other datasets, whose test images the network should not feel at home with
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,11 @@ class Candidate:
 
 @near.register
 def _paper(value: Paper, courier: Courier) -> Paper:
-    courier.file(str(Path(value.facts.folder, FILE)))
+    for one in (value.facts, *value.elsewhere):
+        courier.file(str(Path(one.folder, FILE)))
     facts, teacher = near(value.facts, courier), near(value.teacher, courier)
-    return replace(value, facts=facts, teacher=teacher)
+    others = tuple(near(one, courier) for one in value.elsewhere)
+    return replace(value, facts=facts, teacher=teacher, elsewhere=others)
 
 
 @near.register
@@ -88,6 +95,14 @@ def check_corrupted(folder: Path | None, facts: Facts) -> None:
         raise ValueError(
             f"--corruptions must be those of {facts.dataset}, got {found.name} in {folder}"
         )
+
+
+def others(tier: str, dataset: str, root: Path, cache: Path) -> tuple[Facts, ...]:
+    """The datasets that this one is told from, as far as they lie below `root`: none is downloaded for this."""
+    if tier in (NO_TIER, "quick"):
+        return ()
+    here = [name for name in PAIRS.get(dataset, ()) if not sources.download(name, root)]
+    return tuple(prepare(name, root, cache) for name in here)
 
 
 def judge(
@@ -142,8 +157,10 @@ def _beside(candidate: Candidate, paper: Paper, model: nn.Module, device: str) -
 
     Judged on validation itself, it has none: it would be fitted on what it is judged by.
     """
+    others = {one.dataset: open_test(one) for one in paper.elsewhere}
+    given: dict[str, Any] = {"corrupted": paper.corrupted, "elsewhere": others}
     if candidate.about is None:
-        return Beside(temperature=paper.teacher.temperature, corrupted=paper.corrupted)
+        return Beside(temperature=paper.teacher.temperature, **given)
     teacher = teachers.load(paper.teacher, paper.facts, device)
     temperature = None
     if paper.part == "test":
@@ -151,7 +168,7 @@ def _beside(candidate: Candidate, paper: Paper, model: nn.Module, device: str) -
     seen = None
     if TIERS[candidate.tier].n_transferred and not paper.facts.streamed:
         seen = open_split(paper.facts, "train")
-    return Beside(teacher=teacher, train=seen, temperature=temperature, corrupted=paper.corrupted)
+    return Beside(teacher=teacher, train=seen, temperature=temperature, **given)
 
 
 def _temperature(model: nn.Module, val: Split, device: str) -> float | None:

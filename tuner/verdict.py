@@ -114,7 +114,9 @@ def _measure(
     """Judge those that have not been judged yet, as many at once as there are slots."""
     told, settings = board.story, planned.settings
     cpus, corrupted = settings.cpus_per_trial, settings.corruptions
-    paper = Paper(task.facts, task.teacher, settings.seed, cpus, corrupted)
+    place = planned.data_root, planned.out / "cache" / "data"
+    others = judging.others(settings.evaluate, settings.dataset, *place)
+    paper = Paper(task.facts, task.teacher, settings.seed, cpus, corrupted, elsewhere=others)
     left = [candidate for candidate in asked if candidate.name not in told.judged]
     with board.counting("judging on the test set", len(asked)) as show:
         tasks = {one.name: submit(judging.judge, one, paper) for one in left}
