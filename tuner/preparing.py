@@ -78,7 +78,8 @@ def make_ready(one: Underway) -> None:
     teacher = teaching.teach(planned, whole(facts), journal, board, once)
     precision, milliseconds = cluster.wait(probing)
     board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
-    journal.write("precision", chosen=str(precision), milliseconds=milliseconds)
+    found = {"chosen": str(precision), "milliseconds": milliseconds}
+    board.take(journal.write("precision", **found))
     board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
     one.task = _task(planned, facts, teacher, precision)
     journal.write("task", **ingredients.record(planned, one.task, _made_with(planned)))

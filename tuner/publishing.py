@@ -34,7 +34,7 @@ def publish(
         headline=model_card.headline(task, answer),
         student=champion.id,
         metrics={
-            "validation": {"val/accuracy": champion.accuracy},
+            "validation": {"val/accuracy": champion.accuracy, "epoch": len(champion.history)},
             "test": {k: v for k, v in told.judged[champion.id].items() if "/" in k},
         },
     )
