@@ -23,7 +23,7 @@ def publish(
     weights = Path(answer["champion"]["weights"])
     for path in (weights, weights.with_suffix(".json"), card):
         journal.write("file", id="", path=str(path), folder="champion")
-    champion = told.students[answer["champion"]["student"]]
+    champion = answer["champion"]["student"]
     journal.write(
         "model",
         folder=str(planned.folder),
@@ -32,11 +32,8 @@ def publish(
         split_hash=task.facts.split_hash,
         card=str(card),
         headline=model_card.headline(task, answer),
-        student=champion.id,
-        metrics={
-            "validation": {"val/accuracy": champion.accuracy, "epoch": len(champion.history)},
-            "test": {k: v for k, v in told.judged[champion.id].items() if "/" in k},
-        },
+        student=champion,
+        metrics={"test": {k: v for k, v in told.judged[champion].items() if "/" in k}},
     )
     # after the model: MLflow gives a model all numbers that its run has by then, and these are not its own
     journal.write("summary", id="", metrics=answers.summary(answer))
