@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def no_store_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_store_of_another_test() -> Iterator[None]:
     """`mlflow.set_tracking_uri` writes into the environment, from where the next search would take it."""
+    forget_store()
+    yield
+    forget_store()
+
+
+def forget_store() -> None:
     for name in addresses.VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        os.environ.pop(name, None)
 
 
 @dataclass
