@@ -13,7 +13,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 
 from trainables.data.splits import Facts
 from trainables.data.store import rename_into
+from trainables.meanwhile import now_and_then
 from trainables.teacher import Teacher
 from trainables.teacher_wanted import Wanted
 
@@ -251,7 +251,6 @@ def errand(
 def _sending(courier: Courier, folders: Sequence[Path]) -> Iterator[None]:
     """Send what is written into `folders` meanwhile, now and then and at the end."""
     seen = _written(folders)
-    over = threading.Event()
 
     def send() -> None:
         for path, modified in _written(folders).items():
@@ -259,17 +258,10 @@ def _sending(courier: Courier, folders: Sequence[Path]) -> Iterator[None]:
                 courier.send(path)
                 seen[path] = modified
 
-    def now_and_then() -> None:
-        while not over.wait(SENT_EVERY):
-            send()
-
-    sender = threading.Thread(target=now_and_then, daemon=True)
-    sender.start()
     try:
-        yield
+        with now_and_then(send, SENT_EVERY):
+            yield
     finally:
-        over.set()
-        sender.join()
         send()
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuner.journal import FILE, story
+from tuner.journal import so_far
 from tuner.progress import make_console
 from tuner.settings import Settings
 
@@ -105,5 +105,4 @@ def stop(name: str, given: dict[str, Any]) -> int:
 
 def _phase(folder: Path) -> str:
     """What the search's driver is doing; "" before it has said so."""
-    told = story(folder) if (folder / FILE).exists() else None
-    return str(told.results.get("phase", {}).get("name", "")) if told else ""
+    return str(so_far(folder).results.get("phase", {}).get("name", ""))

@@ -10,7 +10,7 @@ from typing import Any
 from trainables.champion import RECORD, read_record
 from trainables.data.splits import Facts
 from tuner import plan, settings_file, status
-from tuner.journal import FILE, Story, story
+from tuner.journal import Story, so_far
 from tuner.plan import Plan
 from tuner.spaces import STUDENT
 
@@ -47,7 +47,7 @@ class Finished:
 
 def read(folder: Path) -> Finished:
     """The search in `folder`; raises ValueError, with what is missing, for one without an answer."""
-    told = tell(folder)
+    told = so_far(folder)
     if "answer" not in told.results:
         state = status.search_lines(folder, time.time())[0].partition(": ")[2]
         trials = f", {len(told.of_kind('search'))} trials begun" if told.search else ""
@@ -65,8 +65,3 @@ def planned(folder: Path) -> Plan:
     """Its plan, made again from its settings; raises ValueError where a file that they name has gone."""
     settings = settings_file.read(folder).model_copy(update={"out": folder.parent})
     return plan.without_secrets(plan.make(settings))
-
-
-def tell(folder: Path) -> Story:
-    """Its story; an empty one where nothing has been written."""
-    return story(folder) if (folder / FILE).exists() else Story()

@@ -30,7 +30,7 @@ from tuner import (
 )
 from tuner.control import RECORD, SETTINGS, locked
 from tuner.ending import resume_command
-from tuner.journal import FILE, Story, story
+from tuner.journal import Story, so_far
 from tuner.league_rows import HEADER
 from tuner.plan import Plan
 from tuner.progress import make_console
@@ -204,7 +204,7 @@ def _stories(folder: Path) -> Iterator[tuple[str, Story]]:
     """Every search of the league: its method, and what has happened in it."""
     for written in read_record(folder)["searches"]:
         path = folder.parent / written["name"]
-        yield written["method"], story(path) if (path / FILE).exists() else Story()
+        yield written["method"], so_far(path)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

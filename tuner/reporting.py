@@ -12,6 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from tuner import commands, comparing, control, finished, published, report, search_report, unmet
+from tuner.journal import so_far
 from tuner.progress import make_console
 
 
@@ -38,7 +39,7 @@ def run(names: Sequence[str], given: dict[str, Any]) -> int:
 
 def rebuild(folder: Path, *, with_published: bool) -> list[Path]:
     """One search's report and figures; the paths of the pages."""
-    planned, told = finished.planned(folder), finished.tell(folder)
+    planned, told = finished.planned(folder), so_far(folder)
     ended = told.results.get("close", {}).get("status")
     if ended == "failed" and unmet.nobody(planned, told):
         return unmet.write(planned, told, commands.page(planned))

@@ -41,7 +41,7 @@ from tuner.baselines import Beside
 from tuner.control import SETTINGS, locked
 from tuner.ending import close_all, close_one, deliver_late, farewell, resume_command
 from tuner.interleaving import Strand
-from tuner.journal import FILE, Journal, Story, story
+from tuner.journal import FILE, Journal, Story, so_far
 from tuner.mirror import PATIENCE, Mirror, behind
 from tuner.plan import Plan
 from tuner.preparing import Underway, make_ready, opened, submit
@@ -106,7 +106,7 @@ def resume(name: str, given: dict[str, Any]) -> int:
         raise ValueError(
             f"--resume must name a search in {folder.parent}, got {name!r}; known: {', '.join(known) or 'none'}"
         )
-    settings, told = settings_file.read(folder), _told(folder)
+    settings, told = settings_file.read(folder), so_far(folder)
     if trials is not None:
         settings = extension.extended(settings, told, trials)
     elif _finished(told) and not behind(folder, uri):
@@ -133,7 +133,7 @@ def resume_all(planned: Sequence[Plan], way_on: str, uri: str | None = None) -> 
     Of those that are, what MLflow has not got yet is delivered. `uri` is MLflow's where it was given again.
     """
     beside = baselines.beside(planned)
-    stories = {one.name: _told(one.folder) for one in (*planned, *beside.plans)}
+    stories = {one.name: so_far(one.folder) for one in (*planned, *beside.plans)}
     finished = {name for name, told in stories.items() if _finished(told)}
     late = [one for one in planned if one.name in finished and behind(one.folder, uri)]
     delivered = [deliver_late(one) for one in late]
@@ -155,10 +155,6 @@ def resume_all(planned: Sequence[Plan], way_on: str, uri: str | None = None) -> 
 
 def _finished(told: Story) -> bool:
     return told.results.get("close", {}).get("status") == "finished"
-
-
-def _told(folder: Path) -> Story:
-    return story(folder) if (folder / FILE).exists() else Story()
 
 
 def _underway(
@@ -295,7 +291,7 @@ def _take_baseline(one: Underway, searches: Sequence[Underway]) -> None:
     """Remember what the search for the baseline has found, now or before an interruption."""
     if one.baseline:
         now = [other.board.story for other in searches if other.planned.name == one.baseline]
-        told = now[0] if now else _told(one.planned.out / one.baseline)
+        told = now[0] if now else so_far(one.planned.out / one.baseline)
         baselines.hand_over(one.planned, told, one.baseline, one.journal, one.board)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tuner import budgets
 from tuner.control import RECORD, driver, find, searches
-from tuner.journal import FILE, Story, Student, read, story
+from tuner.journal import FILE, Story, Student, read, so_far
 from tuner.progress import COUNTED, best_of, duration, make_console, settings_in_words
 
 PHASES = {"search": "searching", "confirm": "confirming", "judge": "judging on the test set"}
@@ -40,7 +40,7 @@ def league_lines(folder: Path) -> list[str]:
 
 def search_lines(folder: Path, now: float) -> list[str]:
     """What a search is doing, its trials, budgets and best, and what is being trained; `now` in seconds."""
-    told, process = _told(folder), driver(folder)
+    told, process = so_far(folder), driver(folder)
     lines = [f"{folder.name}: {_state(told, process)}"]
     if not told.search:
         return lines
@@ -70,16 +70,12 @@ def _open(folder: Path, told: Story) -> list[tuple[Student, float]]:
 
 def _line(folder: Path) -> str:
     """One search in a line."""
-    told = _told(folder) if folder.exists() else Story()
+    told = so_far(folder)
     if not told.search:
         return f"{folder.name}: not begun"
     best = best_of(told.of_kind("search"))
     said = f"; best {_student(best)}" if best else ""
     return f"{folder.name}: {_state(told, driver(folder))}; {_trials(told)}{said}"
-
-
-def _told(folder: Path) -> Story:
-    return story(folder) if (folder / FILE).exists() else Story()
 
 
 def _state(told: Story, process: str | None) -> str:

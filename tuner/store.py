@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from trainables.meanwhile import now_and_then
 from tuner.journal import FILE
 
 ADDRESS = re.compile(r"(s3|gs)://[^/?#]+(/[^?#]*)?")
@@ -150,7 +150,7 @@ def shipping(store: Store, *, tracked: bool, say: Callable[[str], None]) -> Iter
     `tracked`: MLflow's records are elsewhere, so that what it has got is worth knowing on another machine. What cannot
     be sent is said and tried again; after the end --resume sends it.
     """
-    over, said = threading.Event(), list[str]()
+    said: list[str] = []
     left_out = LEFT_OUT if tracked else (*LEFT_OUT, TRACKED)
     store.local.mkdir(parents=True, exist_ok=True)
     (store.local / MARK).write_text(store.address, encoding="utf-8")
@@ -165,17 +165,10 @@ def shipping(store: Store, *, tracked: bool, say: Callable[[str], None]) -> Iter
                 say(f"{store.address} could not be written to, it is tried again: {reason}")
             said.append(str(error))
 
-    def now_and_then() -> None:
-        while not over.wait(SENT_EVERY):
-            send()
-
-    sender = threading.Thread(target=now_and_then, daemon=True)
-    sender.start()
     try:
-        yield
+        with now_and_then(send, SENT_EVERY):
+            yield
     finally:
-        over.set()
-        sender.join()
         send()
         say(
             f"{store.address} lacks a part of {store.local}" if said else f"kept in {store.address}"

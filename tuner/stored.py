@@ -11,7 +11,7 @@ from trainables.champion import RECORD
 from trainables.data.splits import Facts
 from tuner import ingredients, shelf
 from tuner.interleaving import CHECKPOINTS
-from tuner.journal import FILE, story
+from tuner.journal import so_far
 from tuner.recorded import Recorded, Records, ask
 from tuner.replaying import KEPT
 
@@ -40,7 +40,7 @@ def find(run_id: str, given: dict[str, Any], flag: str) -> Stored:
 
     def champion(search: str) -> str:
         folder = (out or Path("runs").resolve()) / search
-        answer = story(folder).results.get("answer") if (folder / FILE).exists() else None
+        answer = so_far(folder).results.get("answer")
         if answer is None:
             raise ValueError(f"{flag} must be a search with a champion, got none in {folder}")
         return str(answer["champion"]["student"])
