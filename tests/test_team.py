@@ -200,3 +200,29 @@ def test_rank_0_does_not_wait_for_a_lost_one_for_ever(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.endswith("another rank has ended, and this one waits for it\n")
+
+
+KILLED = """
+import os
+import signal
+from trainables import team
+
+if __name__ == "__main__":
+    print(team.Team(2, False).processes[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_others_end_with_rank_0(tmp_path: Path) -> None:
+    """Which the watchdog ends by SIGKILL where it hangs."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script], env=environment, stdout=-1) as process:
+        assert process.stdout is not None
+        other = int(process.stdout.readline())
+    assert process.returncode == -9
+    deadline = time.monotonic() + PATIENCE
+    while runs(other):
+        assert time.monotonic() < deadline, "a process must not outlive its trial"
+        time.sleep(0.1)
