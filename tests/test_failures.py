@@ -17,6 +17,7 @@ from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler
 
 from tests import troubled
+from trainables import sharing
 from trainables.mishaps import in_a_line, out_of_memory
 from tuner import cluster, evictions, students
 from tuner.failures import FAILED, LOST, MEMORY, Failure, Tally, classified
@@ -151,6 +152,44 @@ def test_tunes_manager_still_has_what_ours_changes() -> None:
     known = inspect.signature(evictions.RayActorManager._actor_task_failed)
     assert list(known.parameters) == ["self", "tracked_actor_task", "exception"]
     assert not issubclass(OutOfMemoryError, ActorDiedError.__mro__[1])
+
+
+def test_what_a_lost_process_of_a_student_says_is_told() -> None:
+    """It is tried again like a lost worker; where the system was short of memory, that was why."""
+    text = (
+        "ray.exceptions.RayTaskError(RankLostError): ray::Trial.train()\n"
+        "trainables.parallel.RankLostError: rank 1 of 2 ended with exit code -9"
+    )
+    assert classified(text) == Failure(LOST, "rank 1 of 2 ended with exit code -9")
+    assert classified(text, kernel_killed=True).kind == MEMORY
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_a_gpu_without_memory_is_out_of_memory(words: str) -> None:
+    """In the trial, which then ends its process, and in what Ray writes of it."""
+    assert out_of_memory(RuntimeError(words))
+    assert classified(f"RuntimeError: {words}").kind == MEMORY
+
+
+@pytest.mark.parametrize(
+    ("share", "gib", "allocatable"),
+    [
+        (0.25, 80, 0.25 - 600 / (80 * 1024)),
+        (1 / 8, 8, 1 / 16),  # what CUDA takes is more than half of the share of 1 GiB
+    ],
+)
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(
+    share: float, gib: int, allocatable: float
+) -> None:
+    """By hand: the share less 600 MiB, at least its half."""
+    assert sharing.allocatable(share, gib * 2**30) == pytest.approx(allocatable)
 
 
 TROUBLES = ("fine", "hangs", "hangs-always", "dies", "dies-always", "allocates-always")

@@ -48,6 +48,51 @@ def test_a_trial_that_fits_nowhere_is_refused(asked: tuple[int, float], message:
         nodes.check_room(cluster, *asked)
 
 
+MIXED = [
+    Node("a", 8, 2, resources=frozenset({"CPU", "GPU", "node:10.0.0.1", "accelerator_type:A100"})),
+    Node("b", 8, 4, resources=frozenset({"CPU", "GPU", "memory", "accelerator_type:T4"})),
+    Node("c", 4, 0, resources=frozenset({"CPU", "object_store_memory", "fast"})),
+]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "addresses", "resource"),
+    [
+        (None, ["a", "b", "c"], ""),
+        ("A100", ["a"], "accelerator_type:A100"),
+        ("fast", ["c"], "fast"),
+    ],
+)
+def test_trials_go_where_the_accelerator_is(
+    accelerator: str | None, addresses: list[str], resource: str
+) -> None:
+    """A kind of GPU by Ray's own resource, or a resource of the user's own."""
+    assert [node.address for node in nodes.having(MIXED, accelerator)] == addresses
+    if accelerator:
+        assert nodes.resource_of(accelerator, MIXED) == resource
+
+
+def test_an_accelerator_that_is_nowhere_is_refused() -> None:
+    """With those that there are; and one that is there, where its nodes are too small."""
+    message = (
+        r"--accelerator must be one that the cluster's 3 nodes have \(A100, T4, fast\), got H100"
+    )
+    with pytest.raises(ValueError, match=message):
+        nodes.having(MIXED, "H100")
+    message = (
+        "--gpus-per-trial must be at most 2, .* of the cluster's 1 nodes with A100 has now, got 4"
+    )
+    with pytest.raises(ValueError, match=message):
+        nodes.check_room(nodes.having(MIXED, "A100"), 1, 4, "A100")
+
+
+@pytest.mark.parametrize(("gpus", "hidden"), [(0.0, True), (0.25, False), (2.0, False)])
+def test_a_trial_without_a_gpu_sees_none(gpus: float, hidden: bool, tmp_path: Path) -> None:
+    """Ray would show it all of its node's; where a trial has some, Ray says which."""
+    sent = luggage.environment(settings(gpus_per_trial=gpus), tmp_path)["env_vars"]
+    assert (sent.get("CUDA_VISIBLE_DEVICES") == "") == hidden
+
+
 def test_nodes_alike_are_taken() -> None:
     nodes.check_versions([Node("a", 1, 0, HERE), Node("b", 1, 0, HERE)], HERE)
 

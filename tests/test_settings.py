@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 import tune
 from tests.conftest import ROOT
 from tuner import plan, search
 from tuner.control import SETTINGS
+from tuner.plan_table import plan_table
 from tuner.settings import GROUPS, Settings, make
 
 KD = ("--method", "kd")
@@ -208,6 +211,23 @@ BAD: list[tuple[tuple[str, ...], str]] = [
         "--gpus-per-trial must be greater than or equal to 0, got '-1'",
     ),
     ((*KD, "--gpus-per-trial", "inf"), "--gpus-per-trial must be a finite number, got 'inf'"),
+    (
+        (*KD, "--gpus-per-trial", "1.5"),
+        "--gpus-per-trial must be a share of one GPU or a whole number of them, got '1.5'",
+    ),
+    (
+        (*KD, "--gpus-per-trial", "4", "--batch-size", "3"),
+        "batch_size must be at least the 4 of --gpus-per-trial, which share a batch, got 3",
+    ),
+    (
+        (*KD, "--gpus-per-trial", "2", "--set", "batch_size=choice(64,1)"),
+        "batch_size must be at least the 2 of --gpus-per-trial, which share a batch, got 1",
+    ),
+    (
+        (*KD, "--gpus-per-trial", "2", "--student", "tests.troubled:normalising"),
+        "must have torch's own batch normalisation, got tests.troubled.Activated",
+    ),
+    ((*KD, "--accelerator", "A100"), "--accelerator must go with --address"),
     (("--trials", "3"), "--method must be given; --list methods shows them"),
     (("--method",), "argument --method: expected at least one argument"),
     # networks that do not fit
@@ -460,6 +480,14 @@ def test_plan_says_what_would_run_and_writes_nothing(
     assert "1 trials of 1 CPU, 0 GPU" in told
     assert "time about " in told
     assert " MB" in told.partition("disk ")[2].partition("tracking")[0]
+
+
+def test_plan_tells_of_several_gpus_and_where_they_are() -> None:
+    """As it is shown on a machine without any."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(plan_table(plan_of(gpus_per_trial=2, accelerator="A100")))
+    told = console.export_text()
+    assert "1 trials of 1 CPU, 2 GPU, together on one student, on nodes with A100" in told
 
 
 def test_plan_of_a_grid_counts_its_cells(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, distributed, nn
+
+from trainables.contract import Outputs
 
 
 def raising(n_classes: int, channels: int, size: int) -> nn.Module:
@@ -19,11 +26,53 @@ def _bug(*_: Any) -> None:
     raise ValueError("the gradient must be finite, got a bug")
 
 
+class Activated(nn.BatchNorm2d):
+    """Batch normalisation with a forward pass of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def normalising(n_classes: int, channels: int, size: int) -> nn.Module:
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), Activated(4), *pool, nn.Linear(4, n_classes))
+
+
+class Lonely(nn.Module):
+    """A small network that, on the second of several processes and for the first time, does something else."""
+
+    def __init__(self, instead: Callable[[], None], n_classes: int, channels: int) -> None:
+        super().__init__()
+        self.instead = instead
+        self.layers = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.classifier = nn.Linear(4, n_classes)
+
+    def forward(self, images: Tensor) -> Outputs:
+        mark = Path(os.environ["KDTUNE_TEST_MARKS"], "mark")
+        if self.training and distributed.is_initialized() and distributed.get_rank() == 1:
+            Path(os.environ["KDTUNE_TEST_MARKS"], f"process-{os.getpid()}").touch()
+            if not mark.exists():
+                mark.touch()
+                self.instead()
+        embedding = self.layers(images).mean((2, 3))
+        return Outputs(self.classifier(embedding), embedding)
+
+
+def allocating(n_classes: int, channels: int, size: int) -> nn.Module:
+    return Lonely(_allocate, n_classes, channels)
+
+
+def dying(n_classes: int, channels: int, size: int) -> nn.Module:
+    return Lonely(partial(os._exit, 9), n_classes, channels)
+
+
+def _allocate() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
 def trainable() -> type:
     """A trainable that does what its trial's id says; made here, so that workers need no module of it."""
-    import os
     import time
-    from pathlib import Path
 
     from ray import tune
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 
-NO_MEMORY = ("can't allocate memory", "CUDA out of memory")  # in a RuntimeError of torch
+NO_MEMORY = (  # in a RuntimeError of torch
+    *("can't allocate memory", "CUDA out of memory", "CUDA error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),  # by CUDA's libraries
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -20,19 +20,22 @@ from torch import nn
 from trainables import measuring, methods, objective, targets
 from trainables import teacher as teachers
 from trainables.checkpoint import read_newest, write_state
-from trainables.contract import Context, Method
+from trainables.contract import Context, Method, Outputs
 from trainables.data.splits import Facts, Split, open_split
 from trainables.data.stream import Streamed
 from trainables.data.views import to_float
 from trainables.depot import Courier, near
 from trainables.measuring import NOTHING, Asked
 from trainables.mishaps import in_a_line, out_of_memory
+from trainables.parallel import ALONE, RankLostError, Ranks
 from trainables.precision import PLAIN, Precision
 from trainables.recipe import RECIPE_KEYS, Recipe
+from trainables.sharing import keep_to
 from trainables.stages import BY_RULE, Stages
 from trainables.targets import Recall
 from trainables.teacher import Teacher
 from trainables.teacher_cache import TargetCache
+from trainables.team import Team
 from trainables.training import Divergence, Teach, Training, validate, with_input_gradient
 
 RESIDENT_BYTES = 4 * 2**30  # of images kept in a GPU's memory
@@ -56,6 +59,8 @@ class Task:
     stages: Stages = BY_RULE
     workers: int = 0  # processes that read streamed images from their files
     asked: Asked = NOTHING  # what is measured of a student after its last epoch
+    ranks: int = 1  # processes that train a student together, each on a GPU of its own
+    gpu_share: float = 1.0  # of the one GPU, where trials share it
 
 
 @near.register
@@ -76,6 +81,8 @@ class Workplace:
         torch.set_num_threads(1)  # a second thread a trial can cost a factor of 250 under load
         self.task = task
         self.device = torch.device("cuda" if task.use_gpu else "cpu")
+        if task.use_gpu:
+            keep_to(task.gpu_share)
         self.train, self.val = (
             resident(open_split(task.facts, part, task.workers), self.device)
             for part in ("train", "val")
@@ -101,8 +108,8 @@ class Workplace:
         network = teachers.load(self.task.teacher, self.task.facts, self.device)
         return Stages.only(network, self.task.stages.teacher)
 
-    def training(self, config: dict[str, Any]) -> Training:
-        """The student that `config` (method, seed, hyper) describes, before its first epoch."""
+    def training(self, config: dict[str, Any], ranks: Ranks = ALONE) -> Training:
+        """The student that `config` (method, seed, hyper) describes, before its first epoch; on one of `ranks`."""
         method = methods.load(config["method"])
         hyper = config["hyper"]
         loss_values = {k: v for k, v in hyper.items() if k not in RECIPE_KEYS}
@@ -120,6 +127,7 @@ class Workplace:
             self.device,
             self._recall(method, loss_values, recipe),
             self.task.precision,
+            ranks,
         )
 
     def build(self, student: str) -> nn.Module:
@@ -136,12 +144,17 @@ class Workplace:
     def _teach(self, method: Method) -> Teach:
         gradient = "input_gradient" in method.needs
 
-        def teach(images: torch.Tensor, labels: torch.Tensor, settings: Mapping[str, Any]) -> Any:
+        def say(images: torch.Tensor, labels: torch.Tensor) -> Outputs:
             if gradient:
-                outputs = with_input_gradient(self.teacher, images, labels, create_graph=False)
-            else:
-                with torch.no_grad():
-                    outputs = self.teacher(images)
+                return with_input_gradient(self.teacher, images, labels, create_graph=False)
+            with torch.no_grad():
+                seen: Outputs = self.teacher(images)
+            return seen
+
+        def teach(
+            images: torch.Tensor, labels: torch.Tensor, settings: Mapping[str, Any], ranks: Ranks
+        ) -> Any:
+            outputs = ranks.shared(say, method.needs, images, labels)
             return objective.target_of(method, outputs, self.prepared, settings)
 
         return teach
@@ -223,6 +236,7 @@ class Trial(tune.Trainable):
         """
         assert tasks is not None
         self.courier = courier
+        self.team: Team | None = None
         self.tasks = {
             name: near(task, courier) if courier else task for name, task in tasks.items()
         }
@@ -249,15 +263,30 @@ class Trial(tune.Trainable):
     def run(self) -> Training:
         """The student's training, built when it is first asked for."""
         if self.student is None:
-            self.student = self.workplace.training(self.config)
+            self.student = self.workplace.training(self.config, self._ranks())
             if self.state is not None:
                 self.student.load(self.state)
         return self.student
 
+    def _ranks(self) -> Ranks:
+        """This process alone, or the first of several, of which the others build their student now."""
+        task = self.workplace.task
+        if task.ranks == 1:
+            return ALONE
+        self.team = self.team or Team(task.ranks, task.use_gpu)
+        self.team.begin(task, self.config, self.state)
+        return self.team.ranks
+
+    def cleanup(self) -> None:
+        """End the processes that were started."""
+        if self.team is not None:
+            self.team.close()
+            self.team = None
+
     def step(self) -> dict[str, Any]:
         """Train one epoch and measure it; what training raises is a result too, and no reason to try again.
 
-        Where memory ran out it is raised, so that Ray tries again in a fresh process.
+        Where memory ran out or another rank was lost it is raised, so that Ray tries again in a fresh process.
         """
         if self.config.get("infeasible"):
             return not_trained(self.config)
@@ -267,14 +296,16 @@ class Trial(tune.Trainable):
             Exception
         ) as error:  # the boundary: a bug in a loss must end its trial alone, with its reason
             self.student = None
-            if out_of_memory(error):
+            self.cleanup()
+            if out_of_memory(error) or isinstance(error, RankLostError):
                 raise
             told = {"epoch": 0, "epochs": self.config["epochs"], "ranked_epoch": 0}
             return {**told, "val/accuracy": float("nan"), "failed": in_a_line(error), "done": True}
 
     def _epoch(self) -> dict[str, Any]:
         started = time.perf_counter()
-        train, divergence = self.run.train_epoch()
+        run = self.run
+        train, divergence = self.team.train_epoch(run) if self.team else run.train_epoch()
         val = self._judged(divergence is not None)
         if divergence is None and not val["loss"] < float("inf"):
             divergence = Divergence(self.run.epoch, "weights")

@@ -21,6 +21,7 @@ from trainables.data.feed import Feed, Shown
 from trainables.data.splits import Split
 from trainables.data.views import to_float
 from trainables.methods import arguments
+from trainables.parallel import ALONE, Ranks
 from trainables.precision import PLAIN, Precision
 from trainables.recipe import Recipe, learning_rate, make_optimizer
 from trainables.seeding import generator, seeded
@@ -36,7 +37,7 @@ class Recall(Protocol):
         """The targets of the epoch after `training.epoch`."""
 
 
-Teach = Callable[[Tensor, Tensor, Mapping[str, Any]], Any]  # (images, labels, settings) -> target
+Teach = Callable[..., Any]  # (images, labels, settings, ranks that share the work) -> target
 
 
 class Form(NamedTuple):
@@ -84,9 +85,9 @@ class Divergence:
 class Training:
     """A student on its way: weights, adapter, optimiser, and the number of epochs behind it.
 
-    `teach(images, labels, settings)` gives the teacher's target for a batch of views, or is None for methods without a
-    teacher; `recall(training)` gives the coming epoch's targets where they are kept; `context(student)` is what a
-    method may look at while it builds its adapter.
+    `teach(images, labels, settings, ranks)` gives the teacher's target for a batch of views, or is None for methods
+    without a teacher; `recall(training)` gives the coming epoch's targets where they are kept; `context(student)` is
+    what a method may look at while it builds its adapter. Each of several `ranks` has such a training, in step.
     """
 
     def __init__(
@@ -102,13 +103,15 @@ class Training:
         device: torch.device | str = "cpu",
         recall: Recall | None = None,
         precision: Precision = PLAIN,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.method, self.recipe, self.seed, self.data = method, recipe, seed, data
-        self.teach, self.recall, self.precision = teach, recall, precision
+        self.teach, self.recall, self.precision, self.ranks = teach, recall, precision, ranks
         self.device = torch.device(device)
         self.settings = {**objective.defaults(method), **values}
         with seeded(seed, "student"):
             self.student = precision.arranged(build().to(self.device))
+        ranks.synchronise(self.student)
         self.adapter: nn.Module | None = None
         if method.adapter is not None and context is not None:
             with seeded(seed, "adapter"):
@@ -134,12 +137,15 @@ class Training:
             self.optimizer = self._fresh_optimizer()
         started = time.perf_counter()
         known = self.recall(self) if self.recall else None
+        known = known if self.ranks.all(known is not None, self.device) else None
         self.teacher_seconds = time.perf_counter() - started
+        self.ranks.same_start(self.student, self.adapter)
         self.student.train()
         history: list[Tensor] = []
         kept: list[Tensor] = []
         names: list[str] = []
-        with seeded(self.seed, "dropout", self.epoch):
+        rank = self.ranks.number  # whose rows are others', and so are its draws
+        with seeded(self.seed, f"dropout of rank {rank}" if rank else "dropout", self.epoch):
             for step, (batch, singles) in enumerate(self._batches()):
                 target = known(step, batch.indices) if known else self._live_target(batch, singles)
                 terms, used = self._step(batch, target)
@@ -194,14 +200,16 @@ class Training:
         assert self.teach is not None
         singles = None if self.inputs.teacher_sees_mix else shown.singles
         images = shown.images if singles is None else singles
-        return self.teach(images.to(self.device), shown.labels.to(self.device), self.settings)
+        return self.teach(
+            images.to(self.device), shown.labels.to(self.device), self.settings, ALONE
+        )
 
     def _live_target(self, batch: Batch, singles: Tensor) -> Any:
         if self.teach is None:
             return None
         started = time.perf_counter()
         seen = batch.images if self.inputs.teacher_sees_mix else singles
-        target = self.teach(seen, batch.labels, self.settings)
+        target = self.teach(seen, batch.labels, self.settings, self.ranks)
         self.teacher_seconds += time.perf_counter() - started
         return target
 
@@ -221,6 +229,7 @@ class Training:
                 return terms, used
         self.optimizer.zero_grad()
         functools.reduce(torch.add, terms.values()).backward()
+        self.ranks.join_gradients(self.student, self.adapter)
         self.optimizer.step()
         remember = getattr(self.adapter, "after_step", None)
         if remember is not None:
@@ -230,13 +239,16 @@ class Training:
 
     def _student_outputs(self, batch: Batch) -> Outputs:
         """The student's outputs, in one pass or in the passes that the method's inputs ask for."""
-        if "input_gradient" in self.method.needs:
-            return with_input_gradient(self.student, batch.images, batch.labels, create_graph=True)
+        needs = self.method.needs
+        if "input_gradient" in needs:
+            say = functools.partial(with_input_gradient, self.student, create_graph=True)
+            return self.ranks.shared(say, needs, batch.images, batch.labels)
+        say = functools.partial(self.precision.outputs, self.student)
         if self.inputs.mix or len(self.inputs.forwards) == 1:
-            return self.precision.outputs(self.student, batch.images)
+            return self.ranks.shared(say, needs, batch.images)
         samples = len(batch.labels) // self.inputs.blocks
         passes = batch.images.split([n * samples for n in self.inputs.forwards])
-        return joined([self.precision.outputs(self.student, images) for images in passes])
+        return joined([self.ranks.shared(say, needs, images) for images in passes])
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as tensors and plain values."""

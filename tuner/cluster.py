@@ -22,6 +22,7 @@ from tuner.settings import LOCAL, Settings
 OBJECT_STORE_BYTES = 100 * 2**20  # data travels by memory-mapped files, so little is needed
 LOST = 3  # machines that a task may lose and be done again
 READERS = 16  # that the depot serves at once
+A_BIT = 0.001  # of a node's accelerator, which many trials may ask for, as Ray itself has it
 
 
 class _Joined:
@@ -37,11 +38,13 @@ def workers(settings: Settings, n_cpus: int, roots: Sequence[Path]) -> AbstractC
 
     The cluster's machines may ask for the files below `roots`, the first of which is the folder of all searches.
     """
-    return running(n_cpus) if settings.address == LOCAL else _joined(settings, roots)
+    if settings.address != LOCAL:
+        return _joined(settings, roots)
+    return running(n_cpus, use_gpus=settings.gpus_per_trial > 0)
 
 
 @contextmanager
-def running(n_cpus: int) -> Iterator[None]:
+def running(n_cpus: int, *, use_gpus: bool = False) -> Iterator[None]:
     """A Ray of our own for the time of a search; raises ValueError where one runs in this process already."""
     import ray
 
@@ -57,7 +60,7 @@ def running(n_cpus: int) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-            runtime_env={"env_vars": environment()},
+            runtime_env={"env_vars": environment() | luggage.visible(use_gpus)},
             _temp_dir=str(folder),
         )
         try:
@@ -67,9 +70,9 @@ def running(n_cpus: int) -> Iterator[None]:
 
 
 def join(settings: Settings) -> tuple[Node, ...]:
-    """The nodes of the cluster at --address, joined unless it has been; raises ValueError where a trial cannot run.
+    """The nodes of the cluster at --address for trials, joined unless it has been; ValueError where none can run.
 
-    That is: nobody answers, the token is another, versions differ, or no node is large enough.
+    That is: nobody answers, the token is another, versions differ, or no node is large enough or has the accelerator.
     """
     if not _Joined.nodes:
         import ray
@@ -78,8 +81,11 @@ def join(settings: Settings) -> tuple[Node, ...]:
         try:
             found = roll_call.present()
             nodes.check_versions(found, nodes.versions())
-            nodes.check_room(found, settings.cpus_per_trial, settings.gpus_per_trial)
-            _Joined.nodes = found
+            having = nodes.having(found, settings.accelerator)
+            nodes.check_room(
+                *(having, settings.cpus_per_trial, settings.gpus_per_trial, settings.accelerator)
+            )
+            _Joined.nodes = tuple(having)
         except ValueError:
             ray.shutdown()
             raise
@@ -162,6 +168,13 @@ def environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(known)}
 
 
+def resources(settings: Settings) -> dict[str, float]:
+    """What a trial asks of its node beside CPUs and GPUs, by Ray's names."""
+    if settings.accelerator is None or settings.address == LOCAL:
+        return {}
+    return {nodes.resource_of(settings.accelerator, join(settings)): A_BIT}
+
+
 def kill(worker: Any) -> None:
     """End a trial's worker, which Ray then counts as lost."""
     import ray
@@ -175,6 +188,7 @@ def submit(
     *arguments: Any,
     cpus: float = 1,
     gpus: float = 0,
+    resources: dict[str, float] | None = None,
     here: bool = False,
     bring: Sequence[str] = (),
 ) -> Any:
@@ -185,7 +199,7 @@ def submit(
     """
     import ray
 
-    remote = partial(ray.remote, num_cpus=cpus, num_gpus=gpus)
+    remote = partial(ray.remote, num_cpus=cpus, num_gpus=gpus, resources=resources)
     if _Joined.courier is None:
         return remote(max_retries=0)(function).remote(*arguments)
     from trainables.depot import errand

@@ -24,7 +24,10 @@ FEWEST = 3  # failures of one kind in a row before a search is given up
 MORE_AFTER_SUCCESS = (
     3  # times as many where other trials had gone well: it may be a corner of the space
 )
-MEMORY_WORDS = re.compile(r"OutOfMemoryError|MemoryError|allocate memory|low on memory")
+MEMORY_WORDS = re.compile(
+    r"OutOfMemoryError|MemoryError|allocate memory|low on memory|CUDA (error: )?out of memory|STATUS_ALLOC_FAILED"
+)
+RANK_WORDS = re.compile(r"RankLostError: (.*)")  # one of the processes of a student on several GPUs
 DEATH_WORDS = re.compile(r"actor (is dead|died)|worker.* died|Worker exit type", re.IGNORECASE)
 ADVICE = {
     FAILED: "a bug in the method, the network or the data looks like this: mend it",
@@ -50,13 +53,14 @@ def classified(text: str, *, kernel_killed: bool = False) -> Failure:
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     memory = [line for line in lines if MEMORY_WORDS.search(line)]
     raised = any("creation task" in line for line in lines)  # in the worker's own beginning
-    died = not raised and any(DEATH_WORDS.search(line) for line in lines)
+    lost = [found[1] for line in lines if (found := RANK_WORDS.search(line))]
+    died = not raised and (lost or any(DEATH_WORDS.search(line) for line in lines))
     if memory:
         return Failure(MEMORY, memory[-1][:500])
     if died and kernel_killed:
         return Failure(MEMORY, "its worker died while the system was ending processes for memory")
     if died or not lines:  # of a worker that dies between two trials Ray writes nothing
-        return Failure(LOST, "its worker process died")
+        return Failure(LOST, lost[-1][:500] if lost else "its worker process died")
     return Failure(FAILED, lines[-1][:500])
 
 

@@ -30,13 +30,21 @@ def environment(settings: Settings, here: Path) -> dict[str, Any]:
     own = Path(__file__).parents[1]
     packed: dict[str, Any] = {
         "py_modules": [str(own / name) for name in PACKAGES],
-        "env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"},
+        "env_vars": {
+            **{"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"},
+            **visible(settings.gpus_per_trial > 0),
+        },
         "excludes": list(EXCLUDED),
     }
     if any(_factory(text) for text in _named(settings)):
         check_size(here)
         packed["working_dir"] = str(here)
     return packed
+
+
+def visible(use_gpus: bool) -> dict[str, str]:
+    """For workers: Ray shows a trial its own GPUs, but all of a node's to one that asked for none."""
+    return {} if use_gpus else {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def check_size(folder: Path) -> None:

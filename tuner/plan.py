@@ -35,9 +35,9 @@ from trainables.stages import check as check_stages
 from trainables.stages import parse as parse_stages
 from trainables.targets import Choice, can_keep, choose
 from trainables.teacher_wanted import Wanted
-from tuner import addresses, cluster, room, sizes, spaces, strategies
+from tuner import addresses, cluster, room, sizes, spaces, strategies, together
 from tuner.addresses import redacted
-from tuner.nodes import fits
+from tuner.nodes import Node, fits
 from tuner.objectives import AT_THE_END, Goals, goals
 from tuner.progress import settings_in_words
 from tuner.settings import LOCAL, Settings, bytes_of
@@ -178,7 +178,8 @@ class Plan:
         s = self.settings
         if s.address != LOCAL:
             return s.max_concurrent or fits(cluster.join(s), s.cpus_per_trial, s.gpus_per_trial)
-        fit = max(1, available_cpus() // s.cpus_per_trial)
+        here = Node("here", available_cpus(), torch.cuda.device_count() if s.gpus_per_trial else 0)
+        fit = max(1, here.fits(s.cpus_per_trial, s.gpus_per_trial))
         return min(s.max_concurrent or fit, fit)
 
     @property
@@ -368,6 +369,10 @@ def _check_machine(settings: Settings) -> None:
     if settings.address != LOCAL:
         cluster.join(settings)
         return
+    if settings.accelerator:
+        raise ValueError(
+            f"--accelerator must go with --address, whose nodes it chooses from, got {settings.accelerator}"
+        )
     cpus, gpus = available_cpus(), torch.cuda.device_count()
     if settings.cpus_per_trial > cpus:
         raise ValueError(
@@ -428,6 +433,11 @@ def check_models(plan: Plan) -> None:
         whole = plan.networks if name == plan.student else plan.look(name)
         check_stages(plan.stages, whole.student, whole.teacher)
         contexts[name] = plan.paired(whole)
+    n_ranks = together.ranks(plan.settings.gpus_per_trial)
+    if n_ranks > 1:
+        settings = {**objective.defaults(plan.method), **plan.published}
+        together.check_batches(n_ranks, plan.known, plan.searched)
+        together.check_networks(plan.method, contexts.values(), settings)
     for hyper in spaces.corners(plan.searched, plan.published):
         student = str(hyper.get(spaces.STUDENT, plan.student))
         settings = {**objective.defaults(plan.method), **hyper}

@@ -57,8 +57,10 @@ def plan_table(planned: Plan) -> Group:
         **_baseline_plan(planned),
         **_goals_plan(planned),
         "evaluation": f"{s.evaluate}, of what is compared on the test set",
-        "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU "
-        f"({available_cpus()} CPUs here)"
+        "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU"
+        + (", together on one student" if s.gpus_per_trial > 1 else "")
+        + (f", on nodes with {s.accelerator}" if s.accelerator else "")
+        + f" ({available_cpus()} CPUs here)"
         + (f", in batches of {planned.batch}" if planned.batch else ""),
         "time": _time(planned, least, most),
         "disk": _disk(planned),

@@ -17,7 +17,7 @@ from trainables.precision import Precision
 from trainables.probing import probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
-from tuner import cluster, ingredients, judging, plan, plan_table, report, teaching, warm
+from tuner import cluster, ingredients, judging, plan, plan_table, report, teaching, together, warm
 from tuner.journal import VERSION, Journal
 from tuner.plan import Plan
 from tuner.progress import Board, quiet_streams
@@ -170,7 +170,7 @@ def _in_words(milliseconds: dict[str, float]) -> str:
 
 def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -> Task:
     """What all trials share; what the method does once a search is done here."""
-    prepared = ""
+    prepared, ranks = "", together.ranks(planned.settings.gpus_per_trial)
     if planned.method.prepare is not None:
         where = planned.out / "cache" / "prepared"
         prepared = _once(
@@ -195,8 +195,10 @@ def _task(planned: Plan, facts: Facts, teacher: Teacher, precision: Precision) -
         planned.cache_bytes,
         planned.eval_epochs,
         planned.stages,
-        planned.settings.cpus_per_trial - 1,
+        max(0, planned.settings.cpus_per_trial // ranks - 1),
         planned.asked,
+        ranks,
+        min(1.0, planned.settings.gpus_per_trial),
     )
 
 
@@ -233,7 +235,8 @@ def submit(
         *arguments,
         _device(planned),
         cpus=s.cpus_per_trial,
-        gpus=s.gpus_per_trial,
+        gpus=min(1, s.gpus_per_trial),  # what is no trial is one process
+        resources=cluster.resources(s),
         here=here,
         bring=bring,
     )

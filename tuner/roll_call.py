@@ -24,6 +24,7 @@ def present() -> tuple[Node, ...]:
             node["Resources"].get("CPU", 0),
             node["Resources"].get("GPU", 0),
             versions,
+            frozenset(node["Resources"]),
         )
         for node, versions in zip(alive, _versions(alive), strict=True)
     )

@@ -193,7 +193,14 @@ class Settings(BaseModel):
     )
     cpus_per_trial: int = Field(1, ge=1, description="CPU cores of a trial")
     gpus_per_trial: float = Field(
-        0, ge=0, allow_inf_nan=False, description="GPUs of a trial, a fraction to share one"
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="GPUs of a trial: a fraction to share one, 2 or more to train one student on all of them",
+    )
+    accelerator: str | None = Field(
+        None,
+        description="train on the nodes of --address that have these GPUs, as A100, or a resource of that name",
     )
 
     hang_after: float | None = Field(
@@ -253,6 +260,13 @@ class Settings(BaseModel):
     @classmethod
     def _address_is_a_head(cls, address: str) -> str:
         return check_address(address)
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _gpus_are_a_share_or_whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError("must be a share of one GPU or a whole number of them")
+        return gpus
 
     @field_validator("objective")
     @classmethod
@@ -355,7 +369,8 @@ GROUPS = {
         "threat",
     ),
     "the machine": (
-        *("address", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "hang_after"),
+        *("address", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "accelerator"),
+        "hang_after",
         *("precision", "memory_format", "cache_size", "no_cache"),
     ),
     "the records": ("out", "name", "tracking_uri", "tracking_offline"),

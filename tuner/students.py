@@ -161,6 +161,7 @@ def _fit(strands: Sequence[Strand]) -> None:
     """One run of Ray Tune; raises Interrupted where a signal ended it."""
     first, alone = strands[0].planned, len(strands) == 1
     resources = {"cpu": first.settings.cpus_per_trial, "gpu": first.settings.gpus_per_trial}
+    resources |= cluster.resources(first.settings)
     tasks = {one.name: one.task for one in strands}
     courier = cluster.courier()
     given = tune.with_parameters(Trial, tasks=tasks, courier=courier)
