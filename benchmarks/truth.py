@@ -190,7 +190,7 @@ def search_table(out: Path) -> str:
     for search, scheduler in STRATEGIES:
         asked = Strategy(search, scheduler, TRIALS)
         answers = [judge(Case(Measured(out, seed), asked, 1)) for seed in range(SEARCHES)]
-        regrets, epochs = zip(*answers, strict=True)
+        regrets, _, epochs = zip(*answers, strict=True)
         error = stdev(regrets) / SEARCHES**0.5
         cells = [f"{fmean(regrets):.2f} ± {error:.2f}", f"{median(regrets):.2f}"]
         rows.append([f"{search}, {scheduler}", *cells, f"{fmean(epochs):.0f}"])

@@ -6,9 +6,13 @@ import math
 import random
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
+from tuner import strategies
 from tuner.samplers import METRIC
 from tuner.schedulers import (
     BRACKETS,
@@ -65,9 +69,15 @@ def rungs(made: SafeASHA) -> dict[int, dict[str, float]]:
 @pytest.mark.parametrize(
     ("accuracy", "action"), [(0.59, STOP), (0.6, CONTINUE), (0.61, CONTINUE), (1.0, CONTINUE)]
 )
-def test_below_the_median_is_stopped_and_a_tie_goes_on(accuracy: float, action: str) -> None:
-    """By hand: the rung holds 0.5, 0.6, 0.7; half go on, so the cutoff is 0.6."""
-    assert decide(asha(0.5, 0.6, 0.7), 1, report(GRACE, accuracy)) == action
+def test_the_lowest_third_is_stopped_and_a_tie_goes_on(accuracy: float, action: str) -> None:
+    """By hand: the rung holds 0.5, 0.6, 0.7, 0.8; a third of the way from the first to the last is the second."""
+    assert decide(asha(0.8, 0.5, 0.7, 0.6), 1, report(GRACE, accuracy)) == action
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_a_cutoff_is_a_percentile(values: list[float]) -> None:
+    """Against numpy."""
+    assert strategies.cutoff(values) == pytest.approx(np.percentile(values, 100 / 3))
 
 
 def test_equals_go_on_together() -> None:

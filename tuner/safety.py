@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import median
 from typing import NamedTuple
 
 from scipy import stats
+
+from tuner.strategies import cutoff
 
 FEWEST = 5  # trials; a rank correlation of fewer says nothing
 WEAK = 0.5  # a rank correlation below this is a coin with a lean
@@ -19,7 +20,7 @@ class Rung(NamedTuple):
     epoch: int
     n: int  # trials
     correlation: float  # Spearman's; NaN with fewer than FEWEST trials or where all are equal
-    drops_winner: bool  # the best at the end lay below this rung's median
+    drops_winner: bool  # the best at the end lay below this rung's cutoff
 
 
 def rungs(curves: Sequence[Sequence[float]], epochs: Sequence[int]) -> list[Rung]:
@@ -27,7 +28,7 @@ def rungs(curves: Sequence[Sequence[float]], epochs: Sequence[int]) -> list[Rung
 
     Only trials trained in full can be compared with their end: where early stopping was on, they are the survivors,
     which lie closer together than all did, so that the correlation is understated. Trials with NaN are left out; of
-    equal ends the earlier trial is the winner; a winner that equals the median is kept. Raises ValueError where a rung
+    equal ends the earlier trial is the winner; a winner that equals the cutoff is kept. Raises ValueError where a rung
     lies outside the curves.
     """
     whole = [curve for curve in curves if curve and all(map(math.isfinite, curve))]
@@ -44,7 +45,7 @@ def _rung(curves: Sequence[Sequence[float]], epoch: int) -> Rung:
     enough = len(curves) >= FEWEST and len(set(there)) > 1 and len(set(end)) > 1
     correlation = float(stats.spearmanr(there, end).statistic) if enough else math.nan
     winner = end.index(max(end))
-    return Rung(epoch, len(curves), correlation, there[winner] < median(there))
+    return Rung(epoch, len(curves), correlation, there[winner] < cutoff(there))
 
 
 def warning(found: Sequence[Rung]) -> str:
@@ -53,7 +54,8 @@ def warning(found: Sequence[Rung]) -> str:
     drops = [str(rung.epoch) for rung in found if rung.drops_winner]
     if drops:
         said.append(
-            f"Early stopping would have dropped the winner at epoch {', '.join(drops)}: it lay below the median there."
+            f"Early stopping would have dropped the winner at epoch {', '.join(drops)}: "
+            "it lay in the lowest third there."
         )
     weak = [rung for rung in found if rung.correlation < WEAK]
     if weak:

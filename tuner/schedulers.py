@@ -23,9 +23,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from tuner.samplers import METRIC
-from tuner.strategies import FEWEST_OTHERS
+from tuner.strategies import FEWEST_OTHERS, cutoff
 
-REDUCTION = 2  # half of the trials at a rung go on
+REDUCTION = 2  # from rung to rung, in epochs
 FIRST_ARRIVALS = 3  # trials that pass a rung before it stops any: a cutoff of one or two is luck
 BRACKETS = 3  # of HyperBand: first rung at its grace, at twice that, and none
 
@@ -92,6 +92,8 @@ class ById:
 class SafeASHA(ById, InOrder, ASHAScheduler):
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934) on the validation accuracy.
 
+    Rungs stand at doublings of the grace period, and the lowest third of a rung ends there, not the lower half.
+
     With several brackets it is asynchronous HyperBand: a trial belongs to one bracket, by its number, and bracket b has
     its first rung at grace * REDUCTION^b. Trials are dealt to brackets as HyperBand (Li et al. 2018, arXiv:1603.06560)
     does; nobody waits for anybody. The last bracket of HyperBand's three has no rung below the end.
@@ -107,9 +109,11 @@ class SafeASHA(ById, InOrder, ASHAScheduler):
             reduction_factor=REDUCTION,
             brackets=brackets,
         )
+        for bracket in self._brackets:
+            bracket.cutoff = _cutoff
 
     def decide(self, identity: str, number: int, result: dict[str, Any]) -> str:
-        """Record a report at the rung it has passed; STOP below the rung's median."""
+        """Record a report at the rung it has passed; STOP below the rung's cutoff."""
         bracket = self._brackets[bracket_of(number, len(self._brackets))]
         place = place_of(result, self._max_t)
         due = self._due(identity, number, place)
@@ -162,6 +166,11 @@ class SafeMedian(ById, InOrder):
     def may_stop(self, identity: str, number: int, result: dict[str, Any]) -> bool:
         """From the grace epoch on."""
         return number > 0 and place_of(result, self.epochs) >= self.grace
+
+
+def _cutoff(recorded: dict[str, float]) -> float | None:
+    """Ray's own is the median where rungs double."""
+    return cutoff(recorded.values()) if recorded else None
 
 
 class Known(NamedTuple):

@@ -6,7 +6,7 @@ the work. The rules come from simulated searches (benchmarks/search_quality.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from search_spaces import Domain
 from tuner.objectives import USUAL, Goals
@@ -23,13 +23,14 @@ SEARCHES = {
 }
 SCHEDULERS = {
     "auto": "none below 24 trials or where trials are judged by more than accuracy, else asha",
-    "asha": "successive halving: below the median of a rung a trial ends",
+    "asha": "successive halving, mildly: a trial in the lowest third of a rung ends",
     "hyperband": "asha in three brackets: first rung at a quarter, at half, or never; hedges over slow learners",
     "median": "a trial ends where its best is below the median of the others' mean accuracy so far",
     "pbt": "population-based training: the worst quarter goes on from the best quarter's weights, settings changed",
     "none": "every trial is trained in full",
 }
-FEWEST_TO_STOP = 24  # trials; below, a rung's median is luck and early stopping saves little
+FEWEST_TO_STOP = 24  # trials; below, a rung says too little and early stopping saves little
+ENDED = 1 / 3  # of a rung; half, as is usual, loses more where slow learners end higher
 MOST_FOR_GP = 4  # dimensions; beyond, 32 trials tell a Gaussian process too little
 FEWEST_OTHERS = 5  # trials whose mean the median rule compares with
 FEWEST_MEMBERS = 4  # of a population: a quarter of it is one
@@ -60,6 +61,18 @@ def search_of(
     plain = all(not domain.values and not domain.when for domain in searched.values())
     few = 0 < len(searched) <= MOST_FOR_GP and not goals.several
     return "gp" if plain and scheduler == "none" and few else "tpe"
+
+
+def cutoff(recorded: Collection[float]) -> float:
+    """The accuracy at a rung below which a trial ends: ENDED of those recorded there (one at least) lie lower.
+
+    Where it falls between two of them it lies between them in proportion, as a percentile does.
+    """
+    ranked = sorted(recorded)
+    place = ENDED * (len(ranked) - 1)
+    low = int(place)
+    above = ranked[min(low + 1, len(ranked) - 1)]
+    return ranked[low] + (place - low) * (above - ranked[low])
 
 
 def check_goals(search: str, scheduler: str, goals: Goals) -> None:

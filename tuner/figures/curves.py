@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,6 +14,7 @@ from tuner import safety_report
 from tuner.figures import style
 from tuner.figures.seen import Seen
 from tuner.journal import Student
+from tuner.strategies import cutoff
 
 LEARNING, RUNGS = "How the trials learnt", "Who was stopped where"
 
@@ -83,11 +83,11 @@ def rungs(seen: Seen) -> tuple[Figure, str] | None:
     for position in range(len(epochs)):
         there = [path[position] for path in paths.values() if len(path) > position]
         if there:
-            cut = median(there)
+            cut = cutoff(there)
             axes.plot(
                 [position - 0.12, position + 0.12], [cut, cut], color="black", lw=2.2, zorder=7
             )
-    axes.plot([], [], color="black", lw=2.2, label="median there")
+    axes.plot([], [], color="black", lw=2.2, label="a third lies below")
     values = sorted(value for path in paths.values() for value in path)
     axes.set_ylim(values[len(values) // 40] - 1, min(100.5, values[-1] + 1))
     axes.set_xticks(range(len(epochs) + 1), [*(f"epoch {epoch}" for epoch in epochs), "the end"])
@@ -118,8 +118,8 @@ def _trace(axes: Axes, seen: Seen, one: Student, path: list[float], ended: int |
 
 def _rungs_in_words(seen: Seen, n_stopped: int) -> str:
     said = (
-        "Each line is a trial, from rung to rung; the bar is the median of all that got there, where each was compared "
-        "with those that had come before it."
+        "Each line is a trial, from rung to rung; below the bar lies a third of all that got there, where each was "
+        "compared with those that had come before it."
     )
     if seen.planned.scheduler == "none":
         return f"{said} No trial was stopped; triangles show where ASHA would have stopped {n_stopped}."
