@@ -110,7 +110,7 @@ class SafeASHA(ById, InOrder, ASHAScheduler):
             brackets=brackets,
         )
         for bracket in self._brackets:
-            bracket.cutoff = _cutoff
+            bracket.cutoff = _cutoff  # type: ignore[method-assign]
 
     def decide(self, identity: str, number: int, result: dict[str, Any]) -> str:
         """Record a report at the rung it has passed; STOP below the rung's cutoff."""
