@@ -42,7 +42,9 @@ def trivial() -> type:
     class Trivial(tune.Trainable):  # type: ignore[misc]
         """Reports a number and trains nothing."""
 
-        def setup(self, config: dict[str, Any], tasks: object = None) -> None:
+        def setup(
+            self, config: dict[str, Any], tasks: object = None, courier: object = None
+        ) -> None:
             """Nothing to open."""
             self.epoch = 0
 
@@ -73,7 +75,8 @@ def trivial() -> type:
 class Ends:
     """The driver's clocks at the end of each trial: from the first end to the last, nothing starts up."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu: Callable[[], float] = time.process_time) -> None:
+        self.cpu = cpu
         self.clocks: list[tuple[float, float]] = []  # (CPU, wall) seconds
 
     def heard(self, board: Board) -> Callable[[Event], None]:
@@ -83,7 +86,7 @@ class Ends:
         def listen(event: Event) -> None:
             take(event)
             if event["event"] == "end":
-                self.clocks.append((time.process_time(), time.monotonic()))
+                self.clocks.append((self.cpu(), time.monotonic()))
 
         return listen
 

@@ -18,7 +18,7 @@ import tune as command
 from tests.conftest import Command
 from tests.serving import Door, Server, free_port
 from tuner.delivery import Delivery
-from tuner.journal import VERSION, Journal, story
+from tuner.journal import FILE, VERSION, Journal, story
 from tuner.mirror import Mirror, behind
 from tuner.tracked import LOG, STATE, State
 
@@ -54,12 +54,12 @@ def begin(folder: Path, name: str) -> Journal:
     return journal
 
 
-def train(journal: Journal, identity: str, epochs: int = EPOCHS) -> None:
-    """A student from its start to its end."""
+def train(journal: Journal, identity: str, epochs: int = EPOCHS, begun: int = 0) -> None:
+    """A student from its start, or what it had `begun`, to its end."""
     about = {"kind": "search", "role": "trial", "method": "kd", "label": identity, "number": 0}
     hyper = {"temperature": 4.0}
     journal.write("student", id=identity, **about, seed=0, hyper=hyper, epochs=epochs)
-    for epoch in range(1, epochs + 1):
+    for epoch in range(begun + 1, epochs + 1):
         metrics = {"epoch": epoch, "val/accuracy": epoch / 8, "val/loss": 1.5}
         journal.write("epoch", id=identity, metrics=metrics)
     journal.write("end", id=identity, status="finished", reason="")
@@ -215,6 +215,25 @@ def test_what_is_delivered_again_is_there_once(empty: Path, tmp_path: Path) -> N
     (tmp_path / STATE).unlink()
     direct(tmp_path, empty).deliver()
     assert_delivered(tmp_path / "mlflow.db", "twice")
+
+
+def test_epochs_that_another_machine_trained_again_are_there_once(
+    empty: Path, tmp_path: Path
+) -> None:
+    """The journal's last lines were delivered and lost with their machine: the next one writes them at another time."""
+    journal = begin(tmp_path, "again")
+    train(journal, STUDENTS[0], epochs=3)
+    direct(tmp_path, empty).deliver()
+    journal.close()
+    lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
+    (tmp_path / FILE).write_bytes(b"".join(lines[:3]))  # the search, the student, its first epoch
+    (tmp_path / STATE).unlink()
+    journal = Journal(tmp_path)
+    train(journal, STUDENTS[0], begun=1)
+    train(journal, STUDENTS[1])
+    finish(journal)
+    direct(tmp_path, empty).deliver()
+    assert_delivered(tmp_path / "mlflow.db", "again")
 
 
 def test_a_damaged_state_is_said_and_begun_anew(

@@ -39,6 +39,7 @@ class Runs:
             self.state = State()
         self.state.store = store
         self.created: set[str] = set()  # ids of runs that are new
+        self.had: dict[tuple[str, str], set[int]] = {}  # (run, metric) of older ones -> steps
 
     @cached_property
     def search(self) -> Event:
@@ -126,16 +127,28 @@ class Runs:
     def log(self, metrics: dict[str, list[Any]]) -> None:
         """Log MLflow's metrics by key of their run, and forget them.
 
-        What is delivered again, MLflow tells by key, step, time and value, and keeps once.
+        What is delivered again, MLflow tells by key, step, time and value, and keeps once. An epoch that was trained
+        again, by a machine to which the journal's last lines had not come, has another time: it is left out.
         """
 
         def log(key: str, some: list[Any]) -> None:
-            self.client.log_batch(self.of(key), metrics=some)
+            run_id = self.of(key)
+            self.client.log_batch(run_id, metrics=[m for m in some if not self._has(run_id, m)])
 
         for key, values in metrics.items():
             for some in _chunks(values, MAX_METRICS):
                 self.unless_refused(log, key, some)
         metrics.clear()
+
+    def _has(self, run_id: str, metric: Any) -> bool:
+        """Whether a run that was there before this process has the metric of that epoch; asked once for each metric."""
+        if run_id in self.created or not metric.step:
+            return False
+        about = run_id, metric.key
+        if about not in self.had:
+            known = self.client.get_metric_history(*about)
+            self.had[about] = {one.step for one in known}
+        return metric.step in self.had[about]
 
     def used(self, key: str, parts: Iterable[str], models: Iterable[str] = ()) -> None:
         """Link a run with what it used: `parts` of the data, and models by MLflow's id."""
