@@ -12,6 +12,7 @@ from tuner import baselines, budgets, disk, warm
 from tuner.objectives import in_words
 from tuner.plan import Plan, available_cpus, redacted
 from tuner.progress import duration, settings_in_words
+from tuner.settings import LOCAL
 
 START_SECONDS = 25  # imports, Ray, the report, MLflow
 
@@ -60,7 +61,7 @@ def plan_table(planned: Plan) -> Group:
         "at once": f"{planned.slots} trials of {s.cpus_per_trial} CPU, {s.gpus_per_trial:g} GPU"
         + (", together on one student" if s.gpus_per_trial > 1 else "")
         + (f", on nodes with {s.accelerator}" if s.accelerator else "")
-        + f" ({available_cpus()} CPUs here)"
+        + (f" ({available_cpus()} CPUs here)" if s.address == LOCAL else "")
         + (f", in batches of {planned.batch}" if planned.batch else ""),
         "time": _time(planned, least, most),
         "disk": _disk(planned),
