@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,10 @@ def robust_numbers(
     Threats are gone through from the smallest, norm by norm. A flag is raised by any one of them.
     """
     tell("gradients", 0.0)
-    shares = sanity.gradients(model, data, device)
-    radii = sanity.curve(model, data, seed, device, tier.curve)
+    with ThreadPoolExecutor(workers) as pool:
+        asked = pool.submit(sanity.gradients, model, data, device)
+        radii = sanity.curve(model, data, seed, device, tier.curve)
+    shares = asked.result()
     found = {**section("robust", shares), **section("robust/curve", radii)}
     logits = predict(model, data.images, device)
     again = predict(model, data.images[: sanity.BATCH], device)

@@ -146,7 +146,12 @@ class _Run:
             found |= section("agreement", quality.agreement(logits, told, data.labels))
         train = self.beside.train
         if train is not None and teacher is not None:
-            said, knew = (predict(m, train.images, self.device) for m in (self.model, teacher))
+            with ThreadPoolExecutor(self.workers) as pool:
+                asked = [
+                    pool.submit(predict, m, train.images, self.device)
+                    for m in (self.model, teacher)
+                ]
+            said, knew = (one.result() for one in asked)
             found |= section("agreement_train", quality.agreement(said, knew, train.labels))
         return found
 
