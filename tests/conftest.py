@@ -17,6 +17,12 @@ from tuner import addresses
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with whole searches come first: at the end no worker waits for another's long one."""
+    long = {item.path for item in items if "tune" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(autouse=True)
 def no_store_of_another_test() -> Iterator[None]:
     """`mlflow.set_tracking_uri` writes into the environment, from where the next search would take it."""
