@@ -251,7 +251,8 @@ def run(given: dict[str, Any]) -> int:
     given["out"] = place.local
     if not given.get("plan"):
         place.probe()
-        for name in filter(None, (given.get("resume"), given.get("status"))):
+        named = (given.get("resume"), given.get("status"), *given.get("report", ()))
+        for name in filter(None, (*named, *given.get("warm_start", ()))):
             place.fetch(name)
     if {"plan", "status", "stop", "replay"} & given.keys():
         return carry_out(given)
