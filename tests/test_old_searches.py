@@ -13,6 +13,7 @@ from tests.conftest import ROOT, Command
 from trainables.checkpoint import STATE, read_state
 from tuner.control import SETTINGS
 from tuner.journal import FILE, VERSION, Journal, story
+from tuner.mirror import behind
 
 RECORDED = ROOT / "tests" / "recorded"
 
@@ -43,6 +44,7 @@ def test_a_search_recorded_with_journal_version_2_goes_on(
     assert told.students["kd-002"].history[:2] == before.students["kd-002"].history
     assert {student.status for student in told.students.values()} == {"finished"}
     assert (folder / "report.md").exists() and "answer" in told.results
+    assert not behind(folder)  # MLflow has it all, the champion's model too
     versions = {
         path.name: json.loads(path.read_text()).get("version")
         for pattern in ("recorded/*.json", "teachers/*/*.json", "data/**/*.json", "cache/*/*.json")

@@ -63,14 +63,17 @@ class Registry:
         """Say of which student's run the model is, and what was measured of it on which data."""
         from mlflow.entities import LoggedModelOutput
 
-        run_id, data = self.runs.of(event["student"]), self.runs.search["data"]
+        run_id = self.runs.of(event["student"])
+        data = self.runs.search.get("data")  # which older searches do not tell
         outputs = self.client.get_run(run_id).outputs
         known = [one.model_id for one in outputs.model_outputs] if outputs else []
         if model not in known:
             self.client.log_outputs(run_id, [LoggedModelOutput(model, step=0)])
         for part, numbers in event["metrics"].items():
-            judged_on = dataset(data, part)
-            linked = {"dataset_name": judged_on.name, "dataset_digest": judged_on.digest}
+            linked = {}
+            if data:
+                judged_on = dataset(data, part)
+                linked = {"dataset_name": judged_on.name, "dataset_digest": judged_on.digest}
             told = {"time": event["time"], "metrics": numbers}
             self.runs.log({event["student"]: as_metrics(told, model_id=model, **linked)})
 
