@@ -38,7 +38,9 @@ def search(n_trials: int, n_epochs: int, folder: Path) -> None:
     """Search once in this process, and print the CPU seconds of the driver and of its logging as a line of JSON."""
     from tuner import students
 
-    made = engine.planned(folder, trials=n_trials, epochs=n_epochs, scheduler="none")
+    made = engine.planned(
+        folder, trials=n_trials, epochs=n_epochs, search="random", scheduler="none"
+    )
     write, spent = Journal.write, 0.0
 
     def clocked(journal: Journal, event: str, **content: Any) -> Event:

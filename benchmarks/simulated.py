@@ -119,7 +119,7 @@ def parts(case: Case) -> tuple[Searcher, TrialScheduler]:
 
     searcher = SafeOptunaSearch(
         world.space,
-        strategies.search_of(asked.search, scheduler, world.space),
+        strategies.search_of(asked.search, scheduler, world.space, asked.n_trials),
         case.workers,
         world.seed,
         complete,

@@ -331,8 +331,14 @@ def test_auto(scheduler: str, space: dict[str, str], expected: str) -> None:
     """gp for up to 4 numeric dimensions without early stopping; a population cannot learn; else tpe."""
     domains = {name: parse(name, text) for name, text in space.items()}
     searched = {name: d for name, d in domains.items() if isinstance(d, Domain)}
-    assert search_of("auto", scheduler, searched) == expected
-    assert search_of("nsga2", scheduler, searched) == "nsga2"
+    assert search_of("auto", scheduler, searched, 32) == expected
+    assert search_of("nsga2", scheduler, searched, 32) == "nsga2"
+
+
+@pytest.mark.parametrize(("n_trials", "expected"), [(250, "gp"), (251, "tpe")])
+def test_auto_takes_no_gp_for_many_trials(n_trials: int, expected: str) -> None:
+    searched = {"a": Domain("uniform", 0, 1)}
+    assert search_of("auto", "none", searched, n_trials) == expected
 
 
 CONDITIONAL = {

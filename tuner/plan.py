@@ -146,7 +146,9 @@ class Plan:
     @property
     def search(self) -> str:
         """How configurations are chosen, `auto` decided."""
-        return strategies.search_of(self.settings.search, self.scheduler, self.searched, self.goals)
+        return strategies.search_of(
+            self.settings.search, self.scheduler, self.searched, self.n_trials, self.goals
+        )
 
     @property
     def changeable(self) -> dict[str, Domain]:

@@ -12,7 +12,7 @@ from search_spaces import Domain
 from tuner.objectives import USUAL, Goals
 
 SEARCHES = {
-    "auto": "gp for up to 4 numeric dimensions, one objective and no early stopping, tpe otherwise",
+    "auto": "gp for up to 4 numeric dimensions, 250 trials, one objective and no early stopping, tpe otherwise",
     "tpe": "tree of Parzen estimators: any space, any number of trials, learns from stopped trials",
     "gp": "Gaussian process: few numeric dimensions, few trials, each trained in full",
     "cmaes": "evolution of a normal distribution: numeric dimensions, hundreds of trials",
@@ -32,6 +32,9 @@ SCHEDULERS = {
 FEWEST_TO_STOP = 24  # trials; below, a rung says too little and early stopping saves little
 ENDED = 1 / 3  # of a rung; half, as is usual, loses more where slow learners end higher
 MOST_FOR_GP = 4  # dimensions; beyond, 32 trials tell a Gaussian process too little
+MOST_GP_TRIALS = (
+    250  # its time grows with the cube of them: beyond 600 a suggestion takes longer than a second
+)
 FEWEST_OTHERS = 5  # trials whose mean the median rule compares with
 FEWEST_MEMBERS = 4  # of a population: a quarter of it is one
 FEWEST_RUNGS = 4  # epochs that hyperband's quarters need
@@ -47,7 +50,11 @@ def scheduler_of(asked: str, n_trials: int, goals: Goals = USUAL) -> str:
 
 
 def search_of(
-    asked: str, scheduler: str, searched: Mapping[str, Domain], goals: Goals = USUAL
+    asked: str,
+    scheduler: str,
+    searched: Mapping[str, Domain],
+    n_trials: int,
+    goals: Goals = USUAL,
 ) -> str:
     """The sampler that `asked` means beside a scheduler in a space.
 
@@ -59,7 +66,7 @@ def search_of(
     if scheduler == "pbt":
         return "qmc"
     plain = all(not domain.values and not domain.when for domain in searched.values())
-    few = 0 < len(searched) <= MOST_FOR_GP and not goals.several
+    few = 0 < len(searched) <= MOST_FOR_GP and n_trials <= MOST_GP_TRIALS and not goals.several
     return "gp" if plain and scheduler == "none" and few else "tpe"
 
 
