@@ -185,9 +185,10 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_part_of_a_task_is_recorded() -> None:
-    """A new field of Task must be recorded, or a replay would not be one."""
+    """A new field of Task must be recorded, or a replay would not be one; unless it changes roundings at most."""
     made = {"facts", "teacher", "recipe", "prepared", "precision", "cache_folder", "asked"}
-    assert {part.name for part in fields(Task)} == {*ingredients.SHARED, *made}
+    where = {"ranks", "gpu_share"}  # a replay takes one process, on a GPU of its own
+    assert {part.name for part in fields(Task)} == {*ingredients.SHARED, *made, *where}
 
 
 def test_the_tag_of_a_run() -> None:
