@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
 from tests.conftest import ROOT
 from tuner import luggage, nodes
@@ -134,11 +136,32 @@ def test_the_users_folder_travels_where_it_is_needed(
 
 
 @pytest.mark.parametrize("package", luggage.PACKAGES)
-def test_nothing_of_kdtunes_own_stays_behind(package: str) -> None:
-    """But for what Python has compiled."""
+def test_nothing_of_kdtunes_own_stays_behind(package: str, tmp_path: Path) -> None:
+    """But for what Python has compiled, as Ray packs it."""
     folder = ROOT / package
-    left = {path for path in folder.rglob("*") if path.is_file()} - set(luggage.sent(folder))
+    files = {path.relative_to(ROOT) for path in folder.rglob("*") if path.is_file()}
+    left = files - packed(folder, tmp_path, include_parent_dir=True)
     assert {path.suffix for path in left} <= {".pyc"}
+
+
+def test_of_the_users_folder_code_alone_travels(tmp_path: Path) -> None:
+    """Ray packs what we count: neither hidden files nor data."""
+    for name in ("mine.py", "nets/small.py", "nets/.cache/small.py", ".git/config", "weights.pt"):
+        path = tmp_path / "here" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1", encoding="ascii")
+    expected = {Path("mine.py"), Path("nets/small.py")}
+    assert packed(tmp_path / "here", tmp_path) == expected
+    sent = luggage.sent(tmp_path / "here")
+    assert {path.relative_to(tmp_path / "here") for path in sent} == expected
+
+
+def packed(folder: Path, place: Path, **how: bool) -> set[Path]:
+    """The files that Ray would send."""
+    rules = list(luggage.EXCLUDED)
+    create_package(str(folder), place / "sent.zip", include_gitignore=True, excludes=rules, **how)
+    names = ZipFile(place / "sent.zip").namelist()
+    return {Path(name) for name in names if not name.endswith("/")}
 
 
 def test_a_large_folder_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from tuner.settings import Settings
 
 PACKAGES = ("tuner", "trainables", "search_spaces")
 EXCLUDED = (  # by Ray from all that is sent, so that none may match a file of kdtune's
-    *(".*", "__pycache__", "*.pyc", "node_modules", "venv", "runs", "mlruns", "artifacts"),
+    ".?*",  # hidden files, but not ".": Ray calls the whole folder so, and would send nothing
+    *("__pycache__", "*.pyc", "node_modules", "venv", "runs", "mlruns", "artifacts"),
     *("*.arrow", "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.npy", "*.npz", "*.parquet", "*.h5"),
     *("*.png", "*.jpg", "*.jpeg", "*.JPEG", "*.zip", "*.tar", "*.gz", "*.db"),
 )
