@@ -138,7 +138,7 @@ def resume_all(planned: Sequence[Plan], way_on: str, uri: str | None = None) -> 
     late = [one for one in planned if one.name in finished and behind(one.folder, uri)]
     delivered = [deliver_late(one) for one in late]
     plans = [
-        one if teaching.remembered(stories[one.name]) else teaching.resolved(one)
+        one if teaching.remembered(one, stories[one.name]) else teaching.resolved(one)
         for one in (*planned, *beside.plans)
         if one.name not in finished
     ]

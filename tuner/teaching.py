@@ -77,20 +77,23 @@ def named(model: str, wanted: Wanted) -> str:
     return model
 
 
-def remembered(told: Story) -> Teacher | None:
-    """The teacher that the journal tells of, if its folders are as they were."""
+def remembered(planned: Plan, told: Story) -> Teacher | None:
+    """The teacher that the journal tells of, if its folders are as they were, and here: a search may have moved."""
     event = told.results.get("teacher")
     teacher = _from_event(event) if event else None
     if teacher is None:
         return None
-    found = [teachers.find(Path(one.folder)) for one in teacher.members or (teacher,)]
+    folders = [Path(one.folder) for one in teacher.members or (teacher,)]
+    if not all(folder.is_relative_to(planned.out / FOLDER) for folder in folders):
+        return None
+    found = [teachers.find(folder) for folder in folders]
     same = [one is not None and one.sha256 for one in found]
     return teacher if same == [one.sha256 for one in teacher.members or (teacher,)] else None
 
 
 def teach(planned: Plan, facts: Facts, journal: Journal, board: Board, once: Once) -> Teacher:
     """The teacher, found, imported or trained; a resumed search goes on with the one it had."""
-    known = remembered(board.story)
+    known = remembered(planned, board.story)
     if known is not None:
         board.say(f"teacher: {known.model}, {known.accuracy:.2%} on validation, as before")
         return known
