@@ -29,7 +29,15 @@ def planned(folder: Path, **given: Any) -> Plan:
 
 @contextmanager
 def running(made: Plan) -> Iterator[tuple[Journal, Board]]:
-    """Everything that a search needs beside its task."""
+    """Everything that a search needs beside its task, with a Ray that has its slots."""
+    with searching(made, made.slots) as (journal, board, mirror):
+        yield journal, board
+    mirror.finish(PATIENCE)
+
+
+@contextmanager
+def searching(made: Plan, n_cpus: int) -> Iterator[tuple[Journal, Board, Mirror]]:
+    """The same, with a Ray of so many CPUs; what the mirror has not delivered is left to it."""
     journal = Journal(made.folder)
     told: dict[str, Any] = {
         "version": VERSION,
@@ -40,8 +48,7 @@ def running(made: Plan) -> Iterator[tuple[Journal, Board]]:
     }
     told["searched"] = dict.fromkeys(made.searched, "number")
     journal.write("search", **told, settings={"method": "kd"}, facts={})
-    with cluster.running(made.slots), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+    with cluster.running(n_cpus), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         mirror = Mirror(made.folder, made.tracking_uri, made.artifacts)
-        yield journal, Board(Console(file=nowhere))
+        yield journal, Board(Console(file=nowhere)), mirror
     journal.close()
-    mirror.finish(PATIENCE)
