@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,8 @@ from trainables.teacher_files import fit, read
 from trainables.teacher_ready import folder_of, joined, ready
 from trainables.teacher_training import progress, recipe_of, train
 from trainables.training import Training, validate
+from tuner import teaching
+from tuner.journal import Story
 
 RECIPE = Recipe(epochs=6, batch_size=24, lr=0.1)
 
@@ -87,6 +91,16 @@ def test_a_teacher_is_trained_found_and_loaded(trained: Teacher, facts: Facts, r
     assert progress(folder) == (6, trained.accuracy)
     assert not model.training and not (folder / STATE).exists()
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_moved_searchs_teacher_is_the_one_beside_it(trained: Teacher, tmp_path: Path) -> None:
+    """Not where the search was before, though a teacher lies there still: nodes are served from its own folder."""
+    place = tmp_path / "here" / "teachers" / Path(trained.folder).name
+    shutil.copytree(trained.folder, place)
+    told = Story(results={"teacher": {**asdict(trained), "folder": str(place)}})
+    plans: Any = [SimpleNamespace(out=tmp_path / name) for name in ("here", "elsewhere")]
+    known, moved = (teaching.remembered(planned, told) for planned in plans)
+    assert known == replace(trained, folder=str(place)) and moved is None
 
 
 def test_training_resumed_equals_uninterrupted(

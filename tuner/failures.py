@@ -28,7 +28,9 @@ MEMORY_WORDS = re.compile(
     r"OutOfMemoryError|MemoryError|allocate memory|low on memory|CUDA (error: )?out of memory|STATUS_ALLOC_FAILED"
 )
 RANK_WORDS = re.compile(r"RankLostError: (.*)")  # one of the processes of a student on several GPUs
-DEATH_WORDS = re.compile(r"actor (is dead|died)|worker.* died|Worker exit type", re.IGNORECASE)
+DEATH_WORDS = re.compile(
+    r"actor (is dead|died)|actor \w+ is unavailable|worker.* died|Worker exit type", re.IGNORECASE
+)
 ADVICE = {
     FAILED: "a bug in the method, the network or the data looks like this: mend it",
     MEMORY: "take a smaller --batch-size or student, or fewer trials at once (--max-concurrent)",
