@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,11 +26,19 @@ def free_port() -> int:
 
 
 class Server:
-    """`mlflow server` with one worker, on a database of its own, which outlives it."""
+    """`mlflow server` with one worker, on a database of its own, which outlives it; or as its environment is `told`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, *flags: str, told: Mapping[str, str] | None = None) -> None:
+        self.folder, self.port, self.flags = folder, free_port(), flags
         self.database = folder / "mlflow.db"
+        self.told = {
+            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.database}",
+            "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "OMP_NUM_THREADS": "1",
+            **(told or {}),
+        }
         self.start()
 
     @property
@@ -38,19 +47,18 @@ class Server:
 
     def start(self) -> None:
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        store = ["--backend-store-uri", f"sqlite:///{self.database}"]
-        store += ["--artifacts-destination", str(self.folder / "artifacts")]
-        told = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *place, *store],
-            cwd=self.folder,
-            env={**os.environ, **told, "MLFLOW_DISABLE_TELEMETRY": "true"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *place, *self.flags],
+                cwd=self.folder,
+                env={**os.environ, **self.told},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
+            assert self.process.poll() is None, (self.folder / "server.log").read_text("utf-8")
             assert time.monotonic() < deadline, "the server did not come up"
             time.sleep(0.3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,35 +10,24 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import Command, start
+from tests.team import object_store
 from tuner import store
 from tuner.journal import FILE, story
 from tuner.store import Store
+from tuner.tracked import STATE, State
 
 ADDRESS = "s3://kdtune/runs"
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
-    """What a process needs to reach the server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    told = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "of-a-test",
-        "AWS_SECRET_ACCESS_KEY": "of-a-test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
+    """What a process needs to reach the server; this one can."""
+    with object_store() as told, pytest.MonkeyPatch.context() as patch:
         for name, value in told.items():
             patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="kdtune")
         yield told
-    server.stop()
 
 
 @pytest.fixture
@@ -88,6 +78,18 @@ def test_the_longer_journal_wins(here: Store) -> None:
         assert journal.read_text(encoding="utf-8") == kept
 
 
+def test_records_of_lines_that_the_store_lacks_are_asked_for(here: Store) -> None:
+    """MLflow's mirror may be ahead of the journal that was sent: its count of bytes is of no use then."""
+    journal, tracked = (here.local / "kd" / name for name in (FILE, STATE))
+    for offset, left in ((len("whole"), True), (len("whole") + 1, False)):
+        journal.write_text("whole", encoding="utf-8")
+        State(offset=offset).save(tracked)
+        here.send()
+        journal.unlink()
+        here.fetch("kd")
+        assert tracked.exists() == left
+
+
 def test_a_store_that_can_be_used_is_probed(here: Store) -> None:
     """Nothing is left behind."""
     here.probe()
@@ -109,6 +111,23 @@ def test_a_store_that_cannot_be_used_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Store(address).probe()
+
+
+def test_a_store_without_rights_is_one_line(
+    s3: dict[str, str], tmp_path: Path, tune: Callable[..., Command]
+) -> None:
+    """A policy that lets nobody write: status 2, before anything is written here or there."""
+    boto3.client("s3").create_bucket(Bucket="of-others")
+    denied = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [denied]}
+    boto3.client("s3").put_bucket_policy(Bucket="of-others", Policy=json.dumps(policy))
+    for bucket, reason in (("of-others", "ACCESS_DENIED"), ("of-nobody", "")):
+        out = f"s3://{bucket}/runs"
+        done = tune("--method", "kd", "--out", out, HOME=str(tmp_path))
+        assert done.status == 2
+        assert f"must be a store that can be written and read, got {out}" in done.err
+        assert reason in done.err and len(done.err.splitlines()) == 1, done.err
+        assert not (tmp_path / store.local(out).relative_to(Path.home())).exists()
 
 
 def test_a_search_goes_on_on_another_machine(

@@ -21,13 +21,14 @@ from pyarrow import fs
 
 from trainables.meanwhile import now_and_then
 from tuner.journal import FILE
+from tuner.tracked import STATE as TRACKED
+from tuner.tracked import State
 
 ADDRESS = re.compile(r"(s3|gs)://[^/?#]+(/[^?#]*)?")
 MARK = ".store"  # in the local folder
 OWN = ("*/settings.json", "*/league.json")  # tell the folders of searches and leagues
 SHARED = ("teachers", "cache/prepared", "cache/probes")  # beside the searches' own folders
 LEFT_OUT = ("driver.lock", "teacher.lock", "tracking.lock", "tracking.log")
-TRACKED = "tracking.json"  # how much MLflow has; kept with the database
 SENT_EVERY = 10.0  # seconds between two looks
 TROUBLES = (OSError, pa.ArrowException)
 
@@ -85,6 +86,7 @@ class Store:
                 self._bring(folder, False)
         except TROUBLES as error:
             raise self._unusable(error) from None
+        self._forget_more_than_there_is(self.local / name)
 
     def send(self, left_out: Sequence[str] = LEFT_OUT) -> None:
         """Send what has changed since the last time, and delete what has gone."""
@@ -119,6 +121,12 @@ class Store:
             self.system.create_dir(path.rpartition("/")[0])
         with self.system.open_output_stream(path) as stream:
             stream.write(content)
+
+    def _forget_more_than_there_is(self, search: Path) -> None:
+        """MLflow may have got lines that the store has not: what it has is then asked of it, not counted in bytes."""
+        journal, tracked = search / FILE, search / TRACKED
+        if journal.exists() and State.load(tracked).offset > journal.stat().st_size:
+            tracked.unlink()
 
     def _longer(self, name: str) -> bool:
         """Whether the store's journal of a search, which only grows, is ahead of the one here."""
