@@ -26,6 +26,10 @@ DATABASES = (
 )  # beside sqlite and http, what MLflow stores its runs in
 SECRET = re.compile(r"pass|pwd|token|secret|key|odbc_connect", re.IGNORECASE)  # names of parameters
 HIDDEN = "***"
+OTHER_WAYS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
+CREDENTIALS = ".mlflow/credentials"  # in the home folder
+# The first answers to everybody, the second asks who it is.
+PAGES = ("health", "api/2.0/mlflow/experiments/search?max_results=1")
 PATIENCE = 15.0  # seconds for a server's first answer
 
 
@@ -139,26 +143,46 @@ def check(uri: str, check_writable: Callable[[Path], None], *, offline: bool = F
 
 
 def _check_server(uri: str) -> None:
+    """Raise ValueError where no MLflow answers, or one that does not know the user and password at hand."""
+    for page in PAGES:
+        try:
+            with urllib.request.urlopen(_request(uri, page), timeout=PATIENCE) as answer:
+                answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code == 401 and not _signs_in_otherwise():
+                raise ValueError(
+                    f"{USER} and {PASSWORD} must be those of a user of the server, got {_who(uri)} at {redacted(uri)}"
+                ) from None
+            if error.code not in (401, 403):  # then it lives, and MLflow has credentials of its own
+                raise ValueError(
+                    f"--tracking-uri must be an MLflow server that answers, got {redacted(uri)}: "
+                    f"{hushed(str(error), uri)}; {OFFLINE}"
+                ) from None
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            reason = hushed(str(getattr(error, "reason", error)), uri)
+            raise ValueError(
+                f"--tracking-uri must be a server that can be reached, got {redacted(uri)}: {reason}; {OFFLINE}"
+            ) from None
+
+
+def _request(uri: str, page: str) -> urllib.request.Request:
     known = login(uri)
-    request = urllib.request.Request(f"{known.uri.rstrip('/')}/health")
+    request = urllib.request.Request(f"{known.uri.rstrip('/')}/{page}")
     user, password = known.user or os.environ.get(USER), known.password or os.environ.get(PASSWORD)
     if user:
         word = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
         request.add_header("Authorization", f"Basic {word}")
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code not in (401, 403):  # then it lives, and MLflow has credentials of its own
-            raise ValueError(
-                f"--tracking-uri must be an MLflow server that answers, got {redacted(uri)}: "
-                f"{hushed(str(error), uri)}; {OFFLINE}"
-            ) from None
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        reason = hushed(str(getattr(error, "reason", error)), uri)
-        raise ValueError(
-            f"--tracking-uri must be a server that can be reached, got {redacted(uri)}: {reason}; {OFFLINE}"
-        ) from None
+    return request
+
+
+def _who(uri: str) -> str:
+    """As far as it may be shown."""
+    return "others" if login(uri).user or os.environ.get(USER) else "none"
+
+
+def _signs_in_otherwise() -> bool:
+    """Whether MLflow has a way of its own, which we do not go."""
+    return any(map(os.environ.get, OTHER_WAYS)) or Path.home().joinpath(CREDENTIALS).exists()
 
 
 OFFLINE = "--tracking-offline searches without it, and the records wait on disk"
