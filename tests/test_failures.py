@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler
 
@@ -28,6 +28,7 @@ from tuner.shelf import Shelf
 from tuner.watchdog import Patience, Watchdog
 
 DIED = str(ActorDiedError())
+UNREACHABLE = str(ActorUnavailableError("RPC error: Socket closed rpc_code: 14", 16 * b"a"))
 KERNEL = (
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
     "(1) the process is killed by SIGKILL by OOM killer due to high memory usage."
@@ -41,6 +42,7 @@ EVICTED = (
     ("text", "kernel", "kind"),
     [
         (DIED, False, LOST),
+        (UNREACHABLE, False, LOST),  # its node was lost
         (KERNEL, False, LOST),  # Ray only guesses at the reason
         (KERNEL, True, MEMORY),
         (EVICTED, False, MEMORY),

@@ -25,7 +25,9 @@ MORE_AFTER_SUCCESS = (
     3  # times as many where other trials had gone well: it may be a corner of the space
 )
 MEMORY_WORDS = re.compile(r"OutOfMemoryError|MemoryError|allocate memory|low on memory")
-DEATH_WORDS = re.compile(r"actor (is dead|died)|worker.* died|Worker exit type", re.IGNORECASE)
+DEATH_WORDS = re.compile(
+    r"actor (is dead|died)|actor \w+ is unavailable|worker.* died|Worker exit type", re.IGNORECASE
+)
 ADVICE = {
     FAILED: "a bug in the method, the network or the data looks like this: mend it",
     MEMORY: "take a smaller --batch-size or student, or fewer trials at once (--max-concurrent)",
