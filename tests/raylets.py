@@ -31,10 +31,7 @@ SOON = {  # the head misses a node that is silent for ten seconds or so, where R
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "4",
 }
-TRIALS = (
-    "ray::Trial",
-    "ray::ResourceTrainable",
-)  # what Ray calls their processes, idle and at work
+TRAINING = "ray::ResourceTrainable.train"  # what Ray calls a trial's process in its epoch
 SMALL = "--object-store-memory=80000000"
 MANY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # nodes, so that loopback will not do for Ray
 PROMPT = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}  # its nodes are processes
@@ -140,8 +137,8 @@ class Raylets:
         self.nodes[name].process.wait(timeout=PATIENCE)
 
     def trains(self, name: str) -> bool:
-        """Whether a trial has a worker on the node."""
-        return any(title.startswith(TRIALS) for _, title in self.nodes[name].processes())
+        """Whether a trial is in the middle of an epoch on the node."""
+        return any(title.startswith(TRAINING) for _, title in self.nodes[name].processes())
 
     def close(self) -> None:
         """End all that was started here."""
