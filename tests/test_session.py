@@ -41,8 +41,12 @@ def test_what_is_not_provably_dead_and_ours_stays(tmp_path: Path) -> None:
     (tmp_path / "session_1").mkdir()
     (tmp_path / "session_1" / session.MARKER).touch()
     busy = left_by_a_killed_driver(tmp_path)
-    (busy / "work.py").write_text("input()")
-    worker = subprocess.Popen([sys.executable, str(busy / "work.py")], stdin=subprocess.PIPE)
+    (busy / "work.py").write_text("print('at work', flush=True); input()")
+    worker = subprocess.Popen(
+        [sys.executable, str(busy / "work.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert worker.stdout is not None
+    worker.stdout.readline()  # its command line can be read only some moments after it was started
     held = left_by_a_killed_driver(tmp_path)
     import fcntl
 
