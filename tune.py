@@ -254,7 +254,7 @@ def run(given: dict[str, Any]) -> int:
         named = (given.get("resume"), given.get("status"), *given.get("report", ()))
         for name in filter(None, (*named, *given.get("warm_start", ()))):
             place.fetch(name)
-    if {"plan", "status", "stop", "replay"} & given.keys():
+    if {"plan", "status", "stop", "replay", "export"} & given.keys():
         return carry_out(given)
     from tuner import addresses
     from tuner.progress import make_console

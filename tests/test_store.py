@@ -15,6 +15,7 @@ from tests.conftest import Command, start
 from tests.team import object_store
 from tuner import store
 from tuner.journal import FILE, story
+from tuner.registry import reading
 from tuner.store import Store
 from tuner.tracked import STATE, State
 
@@ -78,6 +79,55 @@ def test_the_longer_journal_wins(here: Store) -> None:
         assert journal.read_text(encoding="utf-8") == kept
 
 
+def test_what_belongs_to_a_search_comes_with_it(
+    here: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A league's searches with the league; the search for a tuned baseline with any of them; no search of another."""
+    home = here.local
+    league = {"settings.json": '{"experiment": "two"}', FILE: "a line", "checkpoints/a-000/1": ""}
+    for name, own in {
+        "two": {"league.json": "{}"},
+        "two-kd": league,
+        "two-dkd": league,
+        "two-kd-tuned": league,
+        "other": {"settings.json": '{"experiment": null}', FILE: "a line"},
+    }.items():
+        for path, content in own.items():
+            (home / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (home / name / path).write_text(content, encoding="utf-8")
+    here.send()
+    for asked in ("two", "two-dkd"):
+        monkeypatch.setenv("HOME", str(tmp_path / asked))
+        there = Store(here.address)
+        there.fetch(asked)
+        come = {p.parent.name for p in there.local.glob(f"*/{FILE}")}
+        assert come == {"two-kd", "two-dkd", "two-kd-tuned"}
+        assert (there.local / "two" / "league.json").exists() == (asked == "two")
+        assert store.address_of(there.local) == here.address
+
+
+def test_what_was_fetched_in_part_is_fetched_again(
+    here: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The machine went down in the middle: no file is there in part, and the journal, which is last, is not there."""
+    here.send()
+    there = elsewhere(here, monkeypatch, tmp_path)
+    replace = Path.replace
+
+    def dies(one: Path, target: Path) -> Path:
+        if target.name == "1":
+            raise KeyboardInterrupt
+        return replace(one, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", dies)
+        there.fetch("kd")
+    assert FILE not in files(there)
+    there.fetch("kd")
+    assert (there.local / "kd" / "checkpoints/kd-000/1").read_text(encoding="utf-8")
+    assert (there.local / "kd" / FILE).exists()
+
+
 def test_records_of_lines_that_the_store_lacks_are_asked_for(here: Store) -> None:
     """MLflow's mirror may be ahead of the journal that was sent: its count of bytes is of no use then."""
     journal, tracked = (here.local / "kd" / name for name in (FILE, STATE))
@@ -133,11 +183,15 @@ def test_a_store_without_rights_is_one_line(
 def test_a_search_goes_on_on_another_machine(
     s3: dict[str, str], tmp_path: Path, tune: Callable[..., Command]
 ) -> None:
-    """Ended by a signal on one, resumed on another that has the store alone; its teacher is not trained again."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    flags = ("--method", "kd", "--trials", "3", "--epochs", "4", "--name", "kd", "--out", ADDRESS)
+    """Ended by a signal on one, resumed on another that has the store alone; its teacher is not trained again.
+
+    A third that has the store alone exports the champion.
+    """
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    flags = ("--method", "kd", "--trials", "3", "--epochs", "4", "--name", "kd")
     few = ("--confirm-top", "1", "--confirm-seeds", "2", "--evaluate", "none")
-    search = start(*flags, *few, **s3, HOME=str(first))
+    team = ("--out", ADDRESS, "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    search = start(*flags, *few, *team, **s3, HOME=str(first))
     journal = first / store.local(ADDRESS).relative_to(Path.home()) / "kd" / FILE
     deadline = time.monotonic() + 300
     while not journal.exists() or '"event":"epoch"' not in journal.read_text(encoding="utf-8"):
@@ -147,8 +201,14 @@ def test_a_search_goes_on_on_another_machine(
     out, err = search.communicate(timeout=120)
     assert search.returncode == 143, err
     assert f"kept in {ADDRESS}" in out
-    done = tune("--resume", "kd", "--out", ADDRESS, **s3, HOME=str(second))
+    done = tune("--resume", "kd", *team, **s3, HOME=str(second))
     assert done.status == 0, done.err
     assert "training" not in done.out
     told = story(second / journal.parent.relative_to(first))
     assert all(len(s.history) == 4 for s in told.students.values())
+    client = reading(team[-1]).MlflowClient()
+    experiment = client.get_experiment_by_name("kd")
+    own = client.search_runs([experiment.experiment_id], "tags.`kd.key` = 'search'")
+    done = tune("--export", own[0].info.run_id, *team, **s3, HOME=str(third))
+    assert done.status == 0, done.err
+    assert list(third.rglob("exports/*/*.safetensors"))

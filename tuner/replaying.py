@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from trainables.champion import save_champion
 from trainables.checkpoint import read_state
 from trainables.trainable import Task, Trial, alone
+from tuner import store
 from tuner.ingredients import made_with, network_of, task_of
 from tuner.progress import Board
 from tuner.recorded import Recorded, ask
@@ -47,6 +48,7 @@ def run(run_id: str, given: dict[str, Any]) -> int:
     if not asked.history:
         raise ValueError(f"--replay must be a student with an epoch behind it, got none: {run_id}")
     place = out or Path(asked.record["out"])
+    store.at_hand(place, asked.search)
     board = Board()
     task = task_of(asked.record, place)
     config = asked.record["config"]

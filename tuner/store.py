@@ -10,6 +10,7 @@ a tracking server of its own a search that was fetched writes its records anew, 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from trainables.data.store import rename_into
 from trainables.meanwhile import now_and_then
+from tuner.control import SETTINGS
 from tuner.journal import FILE
 from tuner.tracked import STATE as TRACKED
 from tuner.tracked import State
@@ -78,15 +81,28 @@ class Store:
         if found != content:
             raise ValueError(f"--out must give back what is written to it, got another in {path}")
 
+    def mark(self) -> None:
+        """Make the local folder, and say in it whose it is."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        (self.local / MARK).write_text(self.address, encoding="utf-8")
+
     def fetch(self, name: str) -> None:
-        """Bring a search or a league here, and what it shares, where the store has more of it than this machine."""
+        """Bring a search or a league here where the store has more of it than this machine, and what belongs to it.
+
+        That is what is called after it, or after its experiment: a league's searches, and those for tuned baselines.
+        """
+        self.mark()
         try:
             self._bring(name, self._longer(name))
             for folder in SHARED:
                 self._bring(folder, False)
+            kin = [one for one in self._names() if one.startswith(f"{self._experiment(name)}-")]
+            for one in kin:
+                self._bring(one, self._longer(one))
         except TROUBLES as error:
             raise self._unusable(error) from None
-        self._forget_more_than_there_is(self.local / name)
+        for one in {name, *kin}:
+            self._forget_more_than_there_is(self.local / one)
 
     def send(self, left_out: Sequence[str] = LEFT_OUT) -> None:
         """Send what has changed since the last time, and delete what has gone."""
@@ -128,6 +144,18 @@ class Store:
         if journal.exists() and State.load(tracked).offset > journal.stat().st_size:
             tracked.unlink()
 
+    def _names(self) -> list[str]:
+        """Of the store's folders."""
+        asked = fs.FileSelector(self.base, allow_not_found=True)
+        return [one.base_name for one in self.system.get_file_info(asked)]
+
+    def _experiment(self, name: str) -> str:
+        """What a search that is here, and those that belong to it, are called after."""
+        told = {}
+        with suppress(OSError, ValueError):  # a league, or damaged: who reads it next says that
+            told = json.loads((self.local / name / SETTINGS).read_text(encoding="utf-8"))
+        return told.get("experiment") or name
+
     def _longer(self, name: str) -> bool:
         """Whether the store's journal of a search, which only grows, is ahead of the one here."""
         here = self.local / name / FILE
@@ -135,20 +163,28 @@ class Store:
         return (there.size or 0) > (here.stat().st_size if here.exists() else -1)
 
     def _bring(self, folder: str, anew: bool) -> None:
-        """Copy a folder's files, those that are not here unless `anew`."""
+        """Copy a folder's files, those that are not here unless `anew`: each whole or not at all, the journal last."""
         asked = fs.FileSelector(f"{self.base}/{folder}", allow_not_found=True, recursive=True)
-        for one in self.system.get_file_info(asked):
+        found = self.system.get_file_info(asked)
+        for one in sorted(found, key=lambda one: one.base_name == FILE):
             place = self.local / one.path[len(self.base) + 1 :]
             if one.type == fs.FileType.File and (anew or not place.exists()):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with self.system.open_input_stream(one.path) as stream:
-                    place.write_bytes(stream.read())
+                    rename_into(place, stream.read())
 
     def _unusable(self, error: Exception) -> ValueError:
         reason = " ".join(str(error).split())[:200]
         return ValueError(
             f"--out must be a store that can be written and read, got {self.address}: {reason}"
         )
+
+
+def at_hand(out: Path, name: str) -> None:
+    """Fetch a search, where `out` is the local folder of a store."""
+    address = address_of(out)
+    if address:
+        Store(address).fetch(name)
 
 
 @contextmanager
@@ -160,8 +196,7 @@ def shipping(store: Store, *, tracked: bool, say: Callable[[str], None]) -> Iter
     """
     said: list[str] = []
     left_out = LEFT_OUT if tracked else (*LEFT_OUT, TRACKED)
-    store.local.mkdir(parents=True, exist_ok=True)
-    (store.local / MARK).write_text(store.address, encoding="utf-8")
+    store.mark()
 
     def send() -> None:
         try:

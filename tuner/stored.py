@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.champion import RECORD
 from trainables.data.splits import Facts
-from tuner import ingredients, shelf
+from tuner import ingredients, shelf, store
 from tuner.interleaving import CHECKPOINTS
 from tuner.journal import so_far
 from tuner.recorded import Recorded, Records, ask
@@ -39,7 +39,9 @@ def find(run_id: str, given: dict[str, Any], flag: str) -> Stored:
     records, out = ask(given, flag)
 
     def champion(search: str) -> str:
-        folder = (out or Path("runs").resolve()) / search
+        place = out or Path("runs").resolve()
+        store.at_hand(place, search)
+        folder = place / search
         answer = so_far(folder).results.get("answer")
         if answer is None:
             raise ValueError(f"{flag} must be a search with a champion, got none in {folder}")
@@ -49,6 +51,7 @@ def find(run_id: str, given: dict[str, Any], flag: str) -> Stored:
     if not run.history:
         raise ValueError(f"{flag} must be a student with an epoch behind it, got none: {run_id}")
     place = out or Path(run.record["out"])
+    store.at_hand(place, run.search)
     return Stored(
         run=run,
         records=records,
