@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
@@ -21,7 +21,6 @@ from tuner import (
     mistakes_report,
     pages,
     plan_table,
-    search_report,
     standing,
     teacher_report,
     unmeasured,
@@ -29,7 +28,9 @@ from tuner import (
 from tuner.answers import comparison, finalist_rows, sentences
 from tuner.journal import Journal, Story
 from tuner.plan import Plan
-from tuner.search_report import LookBack
+
+if TYPE_CHECKING:
+    from tuner.search_report import LookBack
 
 
 def outcomes(told: Story) -> str:
@@ -102,6 +103,8 @@ def write(
     planned: Plan, facts: Facts, told: Story, answer: dict[str, Any], journal: Journal
 ) -> None:
     """report.md, report.html and figures into the search's folder, and into its MLflow run."""
+    from tuner import search_report  # its pictures: two seconds that a start need not wait for
+
     search = search_report.look_back(planned, told, answer)
     for path in put(page(planned, facts, told, search), planned.folder):
         journal.write("file", id="", path=str(path))

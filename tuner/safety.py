@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy import stats
-
 from tuner.strategies import cutoff
 
 FEWEST = 5  # trials; a rank correlation of fewer says nothing
@@ -41,9 +39,11 @@ def rungs(curves: Sequence[Sequence[float]], epochs: Sequence[int]) -> list[Rung
 
 
 def _rung(curves: Sequence[Sequence[float]], epoch: int) -> Rung:
+    from scipy.stats import spearmanr  # a second and more; a report alone asks
+
     there, end = [curve[epoch - 1] for curve in curves], [curve[-1] for curve in curves]
     enough = len(curves) >= FEWEST and len(set(there)) > 1 and len(set(end)) > 1
-    correlation = float(stats.spearmanr(there, end).statistic) if enough else math.nan
+    correlation = float(spearmanr(there, end).statistic) if enough else math.nan
     winner = end.index(max(end))
     return Rung(epoch, len(curves), correlation, there[winner] < cutoff(there))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 EQUAL = 1e-12  # accuracies nearer than that are equal: they are counts of images over their number
@@ -59,7 +59,7 @@ def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
     error = gap.half_width / _quantile(CONFIDENCE, gap.n)
     if error <= EQUAL * max(1.0, abs(gap.mean)):
         return 1.0 if abs(gap.mean) <= EQUAL else math.nan
-    return float(2 * stats.t.sf(abs(gap.mean) / error, gap.n - 1))
+    return float(2 * stdtr(gap.n - 1, -abs(gap.mean) / error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -113,4 +113,4 @@ def deviation(values: Sequence[float]) -> float:
 
 def _quantile(confidence: float, n: int) -> float:
     """Student's t that a mean of n values keeps within, two-sided."""
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    return float(stdtrit(n - 1, (1 + confidence) / 2))

@@ -32,9 +32,7 @@ SCHEDULERS = {
 FEWEST_TO_STOP = 24  # trials; below, a rung says too little and early stopping saves little
 ENDED = 1 / 3  # of a rung; half, as is usual, loses more where slow learners end higher
 MOST_FOR_GP = 4  # dimensions; beyond, 32 trials tell a Gaussian process too little
-MOST_GP_TRIALS = (
-    250  # its time grows with the cube of them: beyond 600 a suggestion takes longer than a second
-)
+MOST_GP_TRIALS = 250  # its time grows with the cube of them: a second a suggestion at about 600
 FEWEST_OTHERS = 5  # trials whose mean the median rule compares with
 FEWEST_MEMBERS = 4  # of a population: a quarter of it is one
 FEWEST_RUNGS = 4  # epochs that hyperband's quarters need
