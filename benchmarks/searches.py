@@ -1,7 +1,8 @@
 """Whole searches of sixteen trials: kdtune against a plain Ray Tune function trainable, the same points and epochs.
 
-    python -m benchmarks.searches --data-root FOLDER            an hour on two quiet cores
-    python -m benchmarks.searches --data-root FOLDER --write    the same, and replace the section in RESULTS.md
+    python -m benchmarks.searches --data-root FOLDER                  two or three hours on two quiet cores
+    python -m benchmarks.searches --data-root FOLDER --write          the same, and replace the section in RESULTS.md
+    python -m benchmarks.searches --data-root FOLDER --rounds FILE    keep each round there, and go on with those left
 
 FOLDER holds Fashion-MNIST and CIFAR-10 as torchvision stores them. `--case lenet` or `--case resnet` and `--repeats 1`
 make a quick try. The other side is tutorial.py, once with Ray's defaults and once with reuse_actors=True.
@@ -205,17 +206,28 @@ def case_rows(case: Case, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> li
     return rows
 
 
-def section(names: Sequence[str], root: Path, repeats: int) -> str:
+def rounds(name: str, root: Path, repeats: int, file: Path | None) -> list[dict[str, Any]]:
+    """So many rounds of all ways, those that `file` has among them; a round that is made is added to it."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
+    known = [found for case, found in map(json.loads, lines) if case == name][:repeats]
+    if len(known) == repeats:
+        return known
+    with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as folder:
+        jobs = jobs_of(CASES[name], root, Path(folder))
+        for _ in range(repeats - len(known)):
+            known.append({way: once(way, jobs[way]) for way in WAYS})
+            if file:
+                with file.open("a", encoding="utf-8") as kept:
+                    kept.write(json.dumps([name, known[-1]]) + "\n")
+    return known
+
+
+def section(names: Sequence[str], root: Path, repeats: int, file: Path | None) -> str:
     """Measure everything; the Markdown section."""
     before, rows, precisions = load_average(), [], []
     for name in names:
-        case = CASES[name]
-        with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as folder:
-            jobs = jobs_of(case, root, Path(folder))
-            runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            for _ in range(repeats):
-                for way in WAYS:
-                    runs[way].append(once(way, jobs[way]))
+        case, found = CASES[name], rounds(name, root, repeats, file)
+        runs = {way: [one[way] for one in found] for way in WAYS}
         rows += case_rows(case, runs)
         precisions.append(f"{case.student} in {runs[OURS][0]['precision']}")
     header = ("teacher -> student", "way", "epochs in all", "search s", "/ kdtune")
@@ -233,6 +245,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="folder of both datasets")
     parser.add_argument("--case", choices=tuple(CASES), help="default: both")
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"default {REPEATS}")
+    parser.add_argument("--rounds", type=Path, help="file of rounds, made or gone on with")
     parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
     parser.add_argument("--one", type=Path, metavar="JOB", help="one search in this process")
     asked = parser.parse_args()
@@ -242,7 +255,8 @@ def main() -> None:
     if asked.data_root is None:
         parser.error("--data-root must name the folder of the datasets, got none")
     names = [asked.case] if asked.case else list(CASES)
-    publish("searches", section(names, asked.data_root, asked.repeats), write=asked.write)
+    found = section(names, asked.data_root, asked.repeats, asked.rounds)
+    publish("searches", found, write=asked.write)
 
 
 if __name__ == "__main__":
