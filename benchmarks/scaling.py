@@ -1,6 +1,6 @@
 """How far one driver reaches: its CPU time, memory and records for many slots and many trials.
 
-    python -m benchmarks.scaling            about a quarter of an hour
+    python -m benchmarks.scaling            about three quarters of an hour
     python -m benchmarks.scaling --write    the same, and replace the section in RESULTS.md
 
 Nodes of eight slots are simulated (slots.py): workers are objects in the driver's process that train nothing and

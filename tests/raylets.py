@@ -22,6 +22,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 
+from tests.conftest import ROOT
 from tests.serving import free_port
 from tuner import heads, session
 
@@ -42,7 +43,8 @@ EMPTY_LISTS = (
     *("head_start_ray_commands", "worker_start_ray_commands"),
 )
 PROVIDER = {
-    "type": "fake_multinode",
+    "type": "external",
+    "module": "tests.provider.Provider",
     "use_node_id_as_ip": True,
     "disable_node_updaters": True,
     "disable_launch_config_check": True,
@@ -80,11 +82,12 @@ class Growing:
         own, port = node_ip_address_from_perspective(), free_port()
         self.address = f"{own}:{port}"
         config = home.with_suffix(".json")
-        provider = {**PROVIDER, "gcs_address": self.address}
+        folder = folder_for_sockets()
+        provider = {**PROVIDER, "gcs_address": self.address, "folder": str(folder)}
         config.write_text(json.dumps({**AUTOSCALING, "provider": provider}), encoding="ascii")
         asked = ["--head", f"--node-ip-address={own}", f"--port={port}"]
         asked += ["--include-dashboard=false", f"--autoscaling-config={config}"]
-        self.node = Node(home, *asked, **PROMPT)
+        self.node = Node(home, *asked, ray=folder, PYTHONPATH=str(ROOT), **PROMPT)
         self.wait_for(1)
 
     def wait_for(self, n_alive: int) -> None:
@@ -150,16 +153,26 @@ class Raylets:
 class Node:
     """`ray start` with temporary folders of its own, in a session of its own, blind for the folder `hidden`."""
 
-    def __init__(self, home: Path, *flags: str, hidden: Path | None = None, **told: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *flags: str,
+        hidden: Path | None = None,
+        ray: Path | None = None,
+        **told: str,
+    ) -> None:
         home.mkdir()
         self.home = home
-        # Ray's own folder of a node, where the code lies that was sent to it; sockets in it want a short name
-        self.ray = Path(tempfile.mkdtemp(prefix="kdtune-node-", dir=session.roomy()))
+        # Ray's own folder of a node, where the code lies that was sent to it
+        self.ray = ray or folder_for_sockets()
         start = [sys.executable, "-m", "ray.scripts.scripts", "start", *flags]
-        ray = shlex.join([*start, f"--temp-dir={self.ray}", "--num-cpus=1", "--block", SMALL])
-        command = ["sh", "-c", f"exec {ray}"]
+        command_line = shlex.join(
+            [*start, f"--temp-dir={self.ray}", "--num-cpus=1", "--block", SMALL]
+        )
+        command = ["sh", "-c", f"exec {command_line}"]
         if hidden:
-            command = ["unshare", "--mount", "sh", "-c", BLIND.format(out=hidden, ray=ray)]
+            blind = BLIND.format(out=hidden, ray=command_line)
+            command = ["unshare", "--mount", "sh", "-c", blind]
         with (home / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -200,6 +213,11 @@ class Node:
         self.signal(signal.SIGKILL)
         self.process.wait()
         shutil.rmtree(self.ray, ignore_errors=True)
+
+
+def folder_for_sockets() -> Path:
+    """One with a short name."""
+    return Path(tempfile.mkdtemp(prefix="kdtune-node-", dir=session.roomy()))
 
 
 def _wait_for_nodes(address: str, n_alive: int) -> None:
