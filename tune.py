@@ -251,6 +251,7 @@ def run(given: dict[str, Any]) -> int:
     given["out"] = place.local
     if not given.get("plan"):
         place.probe()
+        place.mark()
         named = (given.get("resume"), given.get("status"), *given.get("report", ()))
         for name in filter(None, (*named, *given.get("warm_start", ()))):
             place.fetch(name)

@@ -103,7 +103,6 @@ def test_what_belongs_to_a_search_comes_with_it(
         come = {p.parent.name for p in there.local.glob(f"*/{FILE}")}
         assert come == {"two-kd", "two-dkd", "two-kd-tuned"}
         assert (there.local / "two" / "league.json").exists() == (asked == "two")
-        assert store.address_of(there.local) == here.address
 
 
 def test_what_was_fetched_in_part_is_fetched_again(

@@ -91,7 +91,6 @@ class Store:
 
         That is what is called after it, or after its experiment: a league's searches, and those for tuned baselines.
         """
-        self.mark()
         try:
             self._bring(name, self._longer(name))
             for folder in SHARED:
@@ -196,7 +195,6 @@ def shipping(store: Store, *, tracked: bool, say: Callable[[str], None]) -> Iter
     """
     said: list[str] = []
     left_out = LEFT_OUT if tracked else (*LEFT_OUT, TRACKED)
-    store.mark()
 
     def send() -> None:
         try:
