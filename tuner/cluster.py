@@ -20,6 +20,7 @@ from tuner.nodes import Node
 from tuner.settings import LOCAL, Settings
 
 OBJECT_STORE_BYTES = 100 * 2**20  # data travels by memory-mapped files, so little is needed
+KEPT = 2  # idle processes that have imported torch, beside trials: who judges takes them
 LOST = 3  # machines that a task may lose and be done again
 READERS = 16  # that the depot serves at once
 A_BIT = 0.001  # of a node's accelerator, which many trials may ask for, as Ray itself has it
@@ -62,6 +63,10 @@ def running(n_cpus: int, *, use_gpus: bool = False) -> Iterator[None]:
             object_store_memory=OBJECT_STORE_BYTES,
             runtime_env={"env_vars": environment() | luggage.visible(use_gpus)},
             _temp_dir=str(folder),
+            _system_config={
+                "num_workers_soft_limit": n_cpus + KEPT,
+                "prestart_worker_first_driver": False,  # they would not have this environment
+            },
         )
         try:
             yield

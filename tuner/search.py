@@ -270,8 +270,9 @@ def _judge_and_report(one: Underway, *, alone: bool) -> None:
 def _judge(one: Underway) -> None:
     planned, task, journal, board = one.planned, one.task, one.journal, one.board
     answer = verdict.judge(planned, task, journal, board, partial(submit, planned, here=False))
-    report.write(planned, task.facts, board.story, answer, journal)
+    # first, because MLflow's process makes a model of it while the report is written
     publishing.publish(planned, task, board.story, answer, journal)
+    report.write(planned, task.facts, board.story, answer, journal)
     close_one(one, "finished")
     board.console.print(report.final_table(planned, board.story, answer))
 
