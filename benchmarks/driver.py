@@ -125,12 +125,7 @@ def run(n_trials: int, n_reports: int, search: str = "random") -> dict[str, floa
     with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as folder:
         job = ["--one", str(n_trials), "--reports", str(n_reports), "--search", search]
         seen = watch(["-m", "benchmarks.driver", *job, "--folder", folder])
-    found = [text for _, text in seen.lines if text.startswith('{"cpu"')]
-    took = json.loads(found[-1]) if found else {"done": 0}
-    if took["done"] != n_trials:
-        last = "\n".join(text for _, text in seen.lines[-5:])
-        raise ValueError(f"all {n_trials} trials must end well, got {took['done']}:\n{last}")
-    return took
+    return seen.took(n_trials)
 
 
 def section(sizes: tuple[int, ...]) -> str:

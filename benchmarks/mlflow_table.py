@@ -107,11 +107,7 @@ def measured(n_trials: int, n_epochs: int) -> Took:
         out = Path(text)
         job = ["--one", "--folder", text, "--trials", str(n_trials), "--epochs", str(n_epochs)]
         seen = watch(["-m", "benchmarks.mlflow_table", *job])
-        found = [line for _, line in seen.lines if line.startswith('{"cpu"')]
-        took = json.loads(found[-1]) if found else {"done": 0}
-        if took["done"] != n_trials:
-            last = "\n".join(line for _, line in seen.lines[-5:])
-            raise ValueError(f"all {n_trials} trials must end well, got {took['done']}:\n{last}")
+        took = seen.took(n_trials)
         return Took(
             took["cpu"],
             took["logging"],

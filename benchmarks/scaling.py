@@ -98,12 +98,7 @@ def run(case: Case) -> dict[str, float]:
     """The same in a process of its own; raises ValueError where a trial did not come to its end."""
     with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as folder:
         seen = watch(["-m", "benchmarks.scaling", "--one", json.dumps(case), "--folder", folder])
-    found = [text for _, text in seen.lines if text.startswith('{"cpu"')]
-    took: dict[str, float] = json.loads(found[-1]) if found else {"done": 0}
-    if took["done"] != case.trials:
-        last = "\n".join(text for _, text in seen.lines[-5:])
-        raise ValueError(f"all {case.trials} trials must end well, got {took['done']}:\n{last}")
-    return took
+    return seen.took(case.trials)
 
 
 def row(case: Case, took: dict[str, float]) -> list[str]:

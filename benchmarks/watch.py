@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,15 @@ class Watched:
         """CPU seconds used before a moment, to within POLL; None where the system does not tell."""
         before = [seconds for when, seconds in self.cpu if when <= moment]
         return before[-1] if before else None
+
+    def took(self, n_trials: int) -> dict[str, float]:
+        """What a search printed as JSON, "cpu" first; raises ValueError where not all trials are `done`."""
+        found = [text for _, text in self.lines if text.startswith('{"cpu"')]
+        took: dict[str, float] = json.loads(found[-1]) if found else {"done": 0}
+        if took["done"] != n_trials:
+            last = "\n".join(text for _, text in self.lines[-5:])
+            raise ValueError(f"all {n_trials} trials must end well, got {took['done']}:\n{last}")
+        return took
 
 
 def watch(command: Sequence[str]) -> Watched:
