@@ -14,7 +14,8 @@ import argparse
 import multiprocessing
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,7 @@ import numpy as np
 from benchmarks.ground import BATCH_SIZE, Pair, teacher_of
 from benchmarks.sections import load_average, machine, publish, table
 from trainables.recipe import Recipe
-from trainables.trainable import Task, Trial
+from trainables.trainable import Task, alone
 
 PAIR = Pair("resnet56", "resnet20", 3, 32, 10, n_steps=4, augment="crop_flip")
 N_TOGETHER = 8
@@ -61,31 +62,36 @@ def task_of(folder: Path) -> Task:
 def config_of(number: int) -> dict[str, Any]:
     """A trial's config."""
     hyper = {"temperature": 1.0 + number, "alpha": 0.9}
-    return {
-        "id": f"x-{number}",
-        "number": number,
-        "method": "kd",
-        "seed": 0,
-        "hyper": hyper,
-        "epochs": 1,
-    }
-
-
-def actor(task: Task) -> Trial:
-    """The trial's actor without Ray around it."""
-    made = Trial.__new__(Trial)
-    made.setup(config_of(0), task)
-    return made
+    told = {"id": f"x-{number}", "number": number, "method": "kd", "seed": 0, "hyper": hyper}
+    return {**told, "epochs": 1, "search": ""}
 
 
 def together(task: Task, everybody: Any, epochs: int) -> None:
     """One of several processes: imported all; measured; trained; measured."""
     everybody.wait()
     everybody.wait()
-    trial = actor(replace(task, recipe=replace(task.recipe, epochs=epochs)))
-    for _ in range(epochs):
-        trial.step()
+    with ended_by_all(everybody):
+        longer = replace(task, recipe=replace(task.recipe, epochs=epochs))
+        trial = alone(longer, config_of(0) | {"epochs": epochs})
+        for _ in range(epochs):
+            well(trial.step())
     everybody.wait()
+
+
+@contextmanager
+def ended_by_all(everybody: Any) -> Iterator[None]:
+    """Nobody waits for a process in which something went wrong."""
+    try:
+        yield
+    except BaseException:
+        everybody.abort()
+        raise
+
+
+def well(result: dict[str, Any]) -> None:
+    """Raises ValueError where an epoch did not end well."""
+    if result["failed"] or result["diverged"]:
+        raise ValueError(f"an epoch must end well, got {result}")
 
 
 def megabytes(pid: int | str = "self") -> float:
@@ -114,7 +120,7 @@ def concurrent(task: Task, n: int, epochs: int = 2) -> tuple[float, float]:
     watcher = threading.Thread(target=look)
     everybody.wait()
     watcher.start()
-    while everybody.n_waiting < n:
+    while everybody.n_waiting < n and not everybody.broken:
         done.wait(0.1)
     done.set()
     watcher.join()
@@ -126,11 +132,11 @@ def concurrent(task: Task, n: int, epochs: int = 2) -> tuple[float, float]:
 
 def passing(task: Task, answers: Any) -> None:
     """Trials one after the other in one process; its MB after each."""
-    trial, found = actor(task), []
+    trial, found = alone(task, config_of(0)), []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(MANY):
             trial.reset_config(config_of(number))
-            trial.step()
+            well(trial.step())
             trial.save_checkpoint(folder)
             found.append(megabytes())
     answers.put(found)
