@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from trainables.data.views import PRESETS
+from trainables.optimizers import SGD, Adam, AdamW, Optimizer
 
 LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}  # where none is given
 OPTIMIZERS = tuple(LEARNING_RATES)
@@ -75,11 +75,9 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimiser, fused; its learning rate is set before every step."""
-    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
+    """The recipe's optimiser; its learning rate is set before every step."""
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
-        nesterov = recipe.momentum > 0
-        return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, **common)
+        return SGD(parameters, momentum=recipe.momentum, **common)
+    return (Adam if recipe.optimizer == "adam" else AdamW)(parameters, **common)

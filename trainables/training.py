@@ -21,6 +21,7 @@ from trainables.data.feed import Feed, Shown
 from trainables.data.splits import Split
 from trainables.data.views import to_float
 from trainables.methods import arguments
+from trainables.optimizers import Optimizer
 from trainables.parallel import ALONE, Ranks
 from trainables.precision import PLAIN, Precision
 from trainables.recipe import Recipe, learning_rate, make_optimizer
@@ -176,8 +177,7 @@ class Training:
         epoch = torch.tensor(float(self.epoch - start), device=self.device)
         shares = torch.tensor(done, device=self.device)
         for step, progress in enumerate(done):
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.recipe, progress + half_a_step)
+            self.optimizer.lr = learning_rate(self.recipe, progress + half_a_step)
             shown = feed(step)
             batch = Batch(
                 images=shown.images.to(self.device),
@@ -266,12 +266,8 @@ class Training:
         if self.adapter is not None:
             self.adapter.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # a population's member may have changed them
-            group["weight_decay"] = self.recipe.weight_decay
-            if "nesterov" in group:
-                group["momentum"] = self.recipe.momentum
 
-    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+    def _fresh_optimizer(self) -> Optimizer:
         parts = [self.student, *([self.adapter] if self.adapter is not None else [])]
         return make_optimizer(self.recipe, [p for part in parts for p in part.parameters()])
 
