@@ -31,6 +31,7 @@ OWNERS = {  # foreign system -> the files that may import it
         "tuner/roll_call.py",
         "tuner/samplers.py",
         "tuner/schedulers.py",
+        "tuner/starting.py",
         "tuner/students.py",
         "tuner/watchdog.py",
     },

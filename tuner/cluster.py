@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -54,20 +54,21 @@ def running(n_cpus: int, *, use_gpus: bool = False) -> Iterator[None]:
     _refuse_another()
     heads.ensure_token()
     with session.folder() as folder:
-        ray.init(
-            address="local",
-            num_cpus=n_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            runtime_env={"env_vars": environment() | luggage.visible(use_gpus)},
-            _temp_dir=str(folder),
-            _system_config={
-                "num_workers_soft_limit": n_cpus + KEPT,
-                "prestart_worker_first_driver": False,  # they would not have this environment
-            },
-        )
+        # inherited, as what Ray starts ahead has no runtime environment and would not do for one that has
+        with _environment(environment() | luggage.visible(use_gpus)):
+            ray.init(
+                address="local",
+                num_cpus=n_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                _system_config={
+                    "num_workers_soft_limit": n_cpus + KEPT,
+                    "preload_python_modules": ["torch"],
+                },
+            )
         try:
             yield
         finally:
@@ -165,6 +166,18 @@ def _actor(name: str) -> Any:
 def courier() -> Any:
     """What workers reach the driver's files with; None on one machine, where they lie at hand."""
     return _Joined.courier
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """For processes that are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def environment() -> dict[str, str]:

@@ -18,7 +18,17 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.trainable import Task, Trial, not_trained
-from tuner import cluster, evictions, failures, interleaving, schedulers, shelf, sizes, warm
+from tuner import (
+    cluster,
+    evictions,
+    failures,
+    interleaving,
+    schedulers,
+    shelf,
+    sizes,
+    starting,
+    warm,
+)
 from tuner.batches import InBatches, InLockstep
 from tuner.budgets import Budgets
 from tuner.failures import Tally
@@ -184,6 +194,7 @@ def _fit(strands: Sequence[Strand]) -> None:
     )
     _Signals.recorder = recorder
     evictions.survive()
+    starting.quicken(alone=courier is None)
     try:
         with quiet():
             tuner.fit()

@@ -25,7 +25,7 @@ from tuner.tracked import LOCK, note
 
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the server does not answer
 POLL = 0.5  # seconds
-PATIENT = 19  # its niceness: Ray's workers have 15, and a trial is to wait for nobody's records
+OWN, SESSIONS = 19, 5  # niceness among processes (Ray's workers have 15) and among sessions
 
 
 def driver_gone(timeout: float) -> bool:
@@ -34,9 +34,16 @@ def driver_gone(timeout: float) -> bool:
     return bool(ready) and not os.read(sys.stdin.fileno(), 1)
 
 
+def give_way() -> None:
+    """Let trials go first: they are to wait for nobody's records."""
+    os.nice(OWN)
+    with contextlib.suppress(OSError):  # where Linux shares time among sessions before processes
+        Path("/proc/self/autogroup").write_text(str(SESSIONS), encoding="ascii")
+
+
 def main() -> int:
     """Mirror until the driver is gone and all is delivered; 0 where nothing is left undone."""
-    os.nice(PATIENT)
+    give_way()
     folder, artifacts, *others = map(Path, (sys.argv[1], sys.argv[2], *sys.argv[4:]))
     with contextlib.ExitStack() as locks:
         for one in (folder, *others):  # the mirror of a driver that was killed may still be at it

@@ -1,0 +1,89 @@
+"""What Ray Tune does before a first trial, with a real one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from ray._private import state
+from ray.tune.execution import tune_controller
+
+from tests.conftest import ROOT
+from tuner import cluster, starting
+
+TUNED = """
+import sys
+from ray import tune
+from tests.test_starting import Told
+from tuner import cluster, starting
+with cluster.running(1):
+    starting.quicken(alone=True)
+    kept = tune.RunConfig(storage_path=sys.argv[1], verbose=0, callbacks=[tune.Callback()])
+    (found,) = tune.Tuner(Told, run_config=kept).fit()
+print(found.metrics["began"] > 0, "mlflow" in sys.modules)
+"""
+
+
+class Told(tune.Trainable):
+    """Tells when its process began."""
+
+    def step(self) -> dict[str, Any]:
+        """Seconds since the system did, as the kernel counts."""
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return {"began": int(fields[19]) / os.sysconf("SC_CLK_TCK"), "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """None."""
+
+
+def uptime() -> float:
+    return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+
+
+@pytest.fixture
+def tunes_own() -> Iterator[None]:
+    yield
+    starting.quicken(alone=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc when a process began")
+def test_a_trial_takes_a_process_that_ray_has_started_ahead(
+    tmp_path: Path, tunes_own: None
+) -> None:
+    """It had begun before the trial was asked for."""
+    with cluster.running(1):
+        deadline = time.monotonic() + 120
+        while not state.workers():
+            assert time.monotonic() < deadline, "Ray must start a worker ahead"
+            time.sleep(0.1)
+        starting.quicken(alone=True)
+        asked = uptime()
+        kept = tune.RunConfig(storage_path=str(tmp_path), verbose=0)
+        (found,) = tune.Tuner(Told, run_config=kept).fit()
+    assert found.metrics is not None
+    assert found.metrics["began"] < asked
+
+
+def test_tune_does_not_import_mlflow(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TUNED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True False"
+
+
+def test_tune_still_starts_as_ours_changes() -> None:
+    """Ray's private names that starting.py relies on."""
+    text = inspect.getsource(tune_controller.TuneController)
+    assert "_ActorClassCache()" in text
+    assert "self._class_cache.get(trainable_cls)" in text
+    run = inspect.getsource(importlib.import_module("ray.tune.tune"))
+    assert "air_usage.tag_callbacks(callbacks)" in run
+    assert list(inspect.signature(starting.Usual.get).parameters) == ["self", "trainable_cls"]
