@@ -102,7 +102,7 @@ class Adam(Optimizer):
     def _move(self, numbers: list[int], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         for number, parameter in zip(numbers, parameters, strict=True):
             if number not in self.state:
-                self.state[number] = self._begun(parameter)
+                self.state[number] = _begun(parameter)
         kept = [self.state[number] for number in numbers]
         adam(
             parameters,
@@ -122,15 +122,17 @@ class Adam(Optimizer):
             maximize=False,
         )
 
-    def _begun(self, parameter: Tensor) -> dict[str, Tensor]:
-        return {
-            "step": torch.zeros((), device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-
 
 class AdamW(Adam):
     """Loshchilov and Hutter, arXiv:1711.05101: weight decay is taken from the weights themselves."""
 
     decoupled = True
+
+
+def _begun(parameter: Tensor) -> dict[str, Tensor]:
+    """What Adam keeps of a parameter, before its first step."""
+    return {
+        "step": torch.zeros((), device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }

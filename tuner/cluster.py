@@ -54,7 +54,7 @@ def running(n_cpus: int, *, use_gpus: bool = False) -> Iterator[None]:
     _refuse_another()
     heads.ensure_token()
     with session.folder() as folder:
-        # inherited, as what Ray starts ahead has no runtime environment and would not do for one that has
+        # inherited: the processes that Ray starts ahead are only for who has no runtime environment
         with _environment(environment() | luggage.visible(use_gpus)):
             ray.init(
                 address="local",
@@ -171,13 +171,16 @@ def courier() -> Any:
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """For processes that are started meanwhile."""
-    before = dict(os.environ)
+    before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def environment() -> dict[str, str]:

@@ -32,5 +32,5 @@ def quicken(*, alone: bool) -> None:
 
 
 def _nothing(callbacks: Any) -> bool:
-    """Recorded."""
+    """Whether they were recorded."""
     return False
