@@ -66,7 +66,7 @@ def ours(job_file: Path) -> None:
     from trainables.probing import probed
     from trainables.teacher import Teacher
     from trainables.trainable import Task
-    from tuner import cluster, students
+    from tuner import students
 
     job = json.loads(job_file.read_text(encoding="utf-8"))
     case, root, out = Case(**job["case"]), Path(job["data_root"]), Path(job["out"])
@@ -74,8 +74,8 @@ def ours(job_file: Path) -> None:
     facts = prepare(case.dataset, root, Path(job["cache"]), subset=case.n_images)
     with engine.running(made) as (journal, board):
         ready = time.time()
-        asked = (case.student, facts, made.recipe.batch_size, None, None, out / "probes")
-        precision, _ = cluster.wait(cluster.submit(probed, *asked))
+        batch_size = made.recipe.batch_size
+        precision, _ = probed(case.student, facts, batch_size, None, None, out / "probes")
         task = Task(
             facts,
             Teacher(**job["teacher"]),

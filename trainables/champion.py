@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from trainables import methods, objective, records
 from trainables.checkpoint import read_state
-from trainables.data.splits import Facts, rename_into
+from trainables.data.splits import Facts
+from trainables.files import rename_into
 from trainables.models.normalized import LogitsOnly
 from trainables.seeding import seeded
 from trainables.stages import Stages

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainables.data.splits import rename_into
+from trainables.files import rename_into
 
 STATE = "state.pt"
 VERSION = 1

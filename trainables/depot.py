@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.splits import Facts
-from trainables.data.store import rename_into
+from trainables.files import rename_into
 from trainables.meanwhile import now_and_then
 from trainables.teacher import Teacher
 from trainables.teacher_wanted import Wanted

@@ -17,6 +17,7 @@ from trainables.seeding import seeded
 from trainables.teacher import build_for
 
 VERSION = 1  # of what is kept
+Finding = tuple[Precision, dict[str, float]]  # how to train, and milliseconds a step by way
 
 
 def probed(
@@ -27,8 +28,8 @@ def probed(
     channels_last: bool | None,
     root: Path,
     device: str = "cpu",
-) -> tuple[Precision, dict[str, float]]:
-    """How to train `student`, and what was measured (milliseconds a step), from the file or from a new probe."""
+) -> Finding:
+    """How to train `student`, and what was measured, from the file or from a new probe."""
     torch.set_num_threads(1)
     machine = torch.cuda.get_device_name() if device == "cuda" else _cpu()
     asked = [student, facts.channels, facts.size, batch_size, bfloat16, channels_last]

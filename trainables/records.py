@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.data.store import rename_into
+from trainables.files import rename_into
 
 CHECKSUM = "crc32"
 VERSION = "version"

@@ -21,8 +21,9 @@ from torch import nn
 
 from trainables import models, objective, records
 from trainables.contract import Context, Outputs
-from trainables.data.splits import Facts, open_split, rename_into
+from trainables.data.splits import Facts, open_split
 from trainables.data.views import to_float
+from trainables.files import rename_into
 from trainables.methods import load as load_method
 from trainables.models.ensemble import Ensemble
 from trainables.models.normalized import Normalized

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from trainables import models, records
 from trainables.checkpoint import forget_state
-from trainables.data.splits import Facts, Split, open_split, rename_into
+from trainables.data.splits import Facts, Split, open_split
 from trainables.evaluation.calibration import best_temperature, nll
+from trainables.files import rename_into
 from trainables.models.normalized import Normalized
 from trainables.models.pretrained import fetch
 from trainables.recipe import Recipe

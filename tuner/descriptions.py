@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from tuner import pages, views
-from tuner.league_rows import HEADER
 
+GAPS = ("test minus plain", "test minus default")
+HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")  # of a league's table
 QUESTION = "kd.question"  # the tag with what a search asks
 ANSWER = "kd.answer"  # the tag with a search's answer in words
 CELL = "kd.answer."  # and those with its line of the table, by heading

@@ -29,9 +29,9 @@ from tuner import (
     warm,
 )
 from tuner.control import RECORD, SETTINGS, locked
+from tuner.descriptions import HEADER
 from tuner.ending import resume_command
 from tuner.journal import Story, so_far
-from tuner.league_rows import HEADER
 from tuner.plan import Plan
 from tuner.progress import make_console
 from tuner.settings import Settings, check_address, make

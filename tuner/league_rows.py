@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner import baselines, evaluation_report
+from tuner.descriptions import HEADER
 from tuner.progress import settings_in_words
 from tuner.statistics import interval, paired
 
-GAPS = ("test minus plain", "test minus default")
-HEADER = ("method", "val", "test", *GAPS, "robust", "flags", "tuned setting")
 BESIDE = {"vanilla": "plain", "vanilla-tuned": "tuned plain", "kd-tuned": "tuned plain KD"}
 Ranked = tuple[float, list[str]]  # test accuracy, and the row
 

@@ -25,7 +25,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces import Domain
 from trainables.checkpoint import STATE
-from trainables.data.splits import rename_into
+from trainables.files import rename_into
 from trainables.seeding import seed_of
 from tuner.budgets import Budgets
 from tuner.samplers import METRIC

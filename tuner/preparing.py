@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +14,7 @@ from trainables import teacher as teachers
 from trainables.data import sources
 from trainables.data.splits import Facts, prepare, whole
 from trainables.precision import Precision
-from trainables.probing import probed
+from trainables.probing import Finding, probed
 from trainables.teacher import Teacher
 from trainables.trainable import Task
 from tuner import cluster, ingredients, judging, plan, plan_table, report, teaching, together, warm
@@ -73,10 +73,10 @@ def make_ready(one: Underway) -> None:
     else:
         journal_search(planned, facts, journal)
     _warm_up(planned, journal, board)
-    probing = _start_probe(planned, facts)
     once = partial(_once, planned)
+    probing = _probing(planned, facts, board)
     teacher = teaching.teach(planned, whole(facts), journal, board, once)
-    precision, milliseconds = cluster.wait(probing)
+    precision, milliseconds = probing()
     board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
     found = {"chosen": str(precision), "milliseconds": milliseconds}
     board.take(journal.write("precision", **found))
@@ -144,15 +144,13 @@ def _warm_up(planned: Plan, journal: Journal, board: Board) -> None:
             board.say(f"warm start: {words}")
 
 
-def _start_probe(planned: Plan, facts: Facts) -> Any:
-    """In which numbers the student is fastest, found out beside the teacher's training."""
+def _probing(planned: Plan, facts: Facts, board: Board) -> Callable[[], Finding]:
+    """Begin to find out in which numbers the student is fastest; what gives the finding."""
     s = planned.settings
     # what a clock chooses may be another thing when the search is repeated
     exact = s.batch_mode or s.max_concurrent == 1
     forced = {"auto": False if exact else None, "bfloat16": True, "channels_last": True}
-    return submit(
-        planned,
-        probed,
+    asked = (
         planned.student,
         facts,
         planned.recipe.batch_size,
@@ -160,6 +158,13 @@ def _start_probe(planned: Plan, facts: Facts) -> Any:
         forced.get(s.memory_format, False),
         planned.out / "cache" / "probes",
     )
+    if not _at_hand(planned):
+        return partial(
+            cluster.wait, submit(planned, probed, *asked)
+        )  # beside the teacher's training
+    with board.waiting("trying number formats"):  # while Ray's processes import
+        finding = probed(*asked)
+    return lambda: finding
 
 
 def _in_words(milliseconds: dict[str, float]) -> str:
@@ -218,11 +223,24 @@ def _once(
     planned: Plan,
     function: Any,
     *arguments: Any,
-    meanwhile: Any = lambda: None,
+    meanwhile: Callable[[], None] = lambda: None,
     bring: Sequence[str] = (),
+    brief: bool = False,
 ) -> Any:
-    """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources."""
-    return cluster.wait(submit(planned, function, *arguments, bring=bring), meanwhile)
+    """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources.
+
+    What is brief is done by the driver where it can: a process that has done it would be none for trials any more.
+    """
+    if brief and _at_hand(planned):
+        return function(*arguments, _device(planned))
+    task = submit(planned, function, *arguments, bring=bring)
+    cluster.stand_by(1 - planned.slots * (planned.settings.cpus_per_trial - 1))
+    return cluster.wait(task, meanwhile)
+
+
+def _at_hand(planned: Plan) -> bool:
+    """Whether the driver has all that a trial has."""
+    return cluster.courier() is None and _device(planned) == "cpu"
 
 
 def submit(

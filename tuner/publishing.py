@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from trainables.trainable import Task
-from tuner import answers, commands, league_rows, model_card, pages, plan_table, report, standing
+from tuner import (
+    answers,
+    commands,
+    descriptions,
+    league_rows,
+    model_card,
+    pages,
+    plan_table,
+    report,
+    standing,
+)
 from tuner.journal import Journal, Story
 from tuner.plan import Plan
 from tuner.statistics import interval
@@ -43,7 +53,7 @@ def publish(
         registered_as=answer["registered_as"],
         words=" ".join(answers.sentences(planned, answer)),
         text=description(planned, told, answer),
-        line=dict(zip(league_rows.HEADER, cells, strict=True)),
+        line=dict(zip(descriptions.HEADER, cells, strict=True)),
         best=[student.id for student in best_trials(planned, told)],
     )
 

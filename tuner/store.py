@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from trainables.data.store import rename_into
+from trainables.files import rename_into
 from trainables.meanwhile import now_and_then
 from tuner.control import SETTINGS
 from tuner.journal import FILE

@@ -27,9 +27,8 @@ from tuner.progress import Board, duration
 
 LIBRARIES = re.compile(r"[^:]+|(torchvision|timm):.+")  # networks whose code is known
 FOLDER = "teachers"  # below the output folder, shared by its searches
-Once = Callable[
-    ..., Any
-]  # (function, *arguments, meanwhile=, bring=): its answer, run on the cluster
+# (function, *arguments, meanwhile=, bring=, brief=): its answer, run on the cluster
+Once = Callable[..., Any]
 
 
 def resolved(planned: Plan) -> Plan:
@@ -130,7 +129,7 @@ def _member(planned: Plan, wanted: Wanted, facts: Facts, board: Board, once: Onc
         if not known:
             board.say(f"teacher: importing {wanted.model} {wanted.origin(recipe.epochs)}")
         with board.waiting("looking at the teacher"):
-            teacher: Teacher = once(*work, bring=[str(folder)])
+            teacher: Teacher = once(*work, bring=[str(folder)], brief=known)
     else:
         teacher = _trained(board, once, wanted, recipe, folder, work)
     if known:

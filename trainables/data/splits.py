@@ -23,7 +23,6 @@ from trainables.data.decoding import Labels
 from trainables.data.dividing import divide, take
 from trainables.data.rows import Rows, statistics
 from trainables.data.sources import source
-from trainables.data.store import rename_into  # noqa: F401  (for those who keep files beside a split)
 from trainables.data.stream import Streamed
 
 SAMPLED = 5000  # streamed images whose mean and deviation stand for all

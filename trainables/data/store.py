@@ -11,8 +11,6 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from trainables.data.decoding import Images, Labels
+from trainables.files import renamed
 
 VERSION = 2  # of the files' layout
 METADATA = b"kdtune"
@@ -123,7 +122,7 @@ def write_batch(path: Path, batch: pa.RecordBatch, about: dict[str, Any]) -> Non
     about = {"version": VERSION, **about, "types": [str(kind) for kind in batch.schema.types]}
     told = {METADATA: json.dumps(about).encode(), METADATA_CRC: _crc(about)}
     batch = batch.replace_schema_metadata(told)
-    with _renamed(path) as temporary:
+    with renamed(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
         with temporary.open("rb+") as file:
@@ -168,22 +167,3 @@ def frozen(array: np.ndarray[Any, Any]) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that it cannot be written to: nobody writes
         return torch.from_numpy(array)
-
-
-def rename_into(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it is either there whole or not at all."""
-    with _renamed(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which becomes `path` where all goes well and vanishes where not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

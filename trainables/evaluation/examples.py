@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from trainables.data.splits import Split, rename_into
+from trainables.data.splits import Split
 from trainables.data.views import to_float
 from trainables.evaluation.attacks import pgd
 from trainables.evaluation.predictions import judged, logits_of, predict, right
 from trainables.evaluation.threats import Threat
+from trainables.files import rename_into
 from trainables.seeding import generator
 
 FILE = "examples.safetensors"
