@@ -72,7 +72,7 @@ def running(n_cpus: int, *, use_gpus: bool = False) -> Iterator[None]:
                 _temp_dir=str(folder),
                 _system_config={
                     "num_workers_soft_limit": n_cpus + KEPT,
-                    "preload_python_modules": ["torch"],
+                    "preload_python_modules": ["trainables.trainable"],
                 },
             )
         try:
