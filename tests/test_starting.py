@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import os
 import subprocess
 import sys
@@ -16,9 +17,15 @@ import pytest
 from ray import tune
 from ray._private import state
 from ray.tune.execution import tune_controller
+from rich.console import Console
 
 from tests.conftest import ROOT
-from tuner import cluster, starting
+from trainables.teacher_ready import ready
+from tuner import cluster, plan, starting
+from tuner.journal import Journal
+from tuner.preparing import Underway, make_ready, opened
+from tuner.progress import Board
+from tuner.settings import make
 
 TUNED = """
 import sys
@@ -71,6 +78,44 @@ def test_a_trial_takes_a_process_that_ray_has_started_ahead(
         (found,) = tune.Tuner(Told, run_config=kept).fit()
     assert found.metrics is not None
     assert found.metrics["began"] < asked
+
+
+def test_what_is_known_takes_no_process_from_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second search has its teacher and its number format without a task of Ray's."""
+    submitted: list[Any] = []
+
+    def at_once(function: Any, *arguments: Any, **_: Any) -> Any:
+        submitted.append(function)
+        return function(*arguments)
+
+    monkeypatch.setattr(cluster, "submit", at_once)
+    monkeypatch.setattr(cluster, "wait", lambda answer, _: answer)
+    first, second = (made_ready(tmp_path, name) for name in ("first", "second"))
+    assert submitted == [ready]
+    assert first.task.teacher == second.task.teacher
+    assert first.task.precision == second.task.precision
+
+
+def made_ready(out: Path, name: str) -> Underway:
+    given = {"method": "kd", "student": "convnet4", "teacher": "convnet4", "teacher_epochs": 4}
+    planned = plan.make(make({**given, "out": out, "name": name}))
+    planned.folder.mkdir()
+    board = Board(Console(file=io.StringIO()))
+    one = Underway(planned, opened([planned], [board]), board)
+    one.journal = Journal(planned.folder)
+    make_ready(one)
+    one.journal.close()
+    return one
+
+
+def test_the_mirror_starts_without_what_only_the_driver_needs() -> None:
+    """Importing it took a core from the first trials."""
+    code = "import tuner.tracking, sys; print({'torch', 'ray', 'optuna'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_tune_does_not_import_mlflow(tmp_path: Path) -> None:

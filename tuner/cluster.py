@@ -34,12 +34,6 @@ class _Joined:
     depot: Any = None
 
 
-class _Own:
-    """The Ray of our own that runs, if one does."""
-
-    more = False  # whether it was asked for more processes than it began with
-
-
 def workers(settings: Settings, n_cpus: int, roots: Sequence[Path]) -> AbstractContextManager[None]:
     """Where a search's students are trained: a Ray of our own, or the cluster that --address names.
 
@@ -79,7 +73,6 @@ def running(n_cpus: int, *, use_gpus: bool = False) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-            _Own.more = False
 
 
 def join(settings: Settings) -> tuple[Node, ...]:
@@ -236,31 +229,6 @@ def submit(
     strategy = roll_call.on(node, soft=True) if here else "DEFAULT"
     work = remote(scheduling_strategy=strategy, max_retries=LOST)(errand)
     return work.remote(_Joined.courier, function, arguments, list(bring))
-
-
-def stand_by(n: int) -> None:
-    """Have a Ray of our own start `n` processes for who comes next, once; it began with one for each CPU.
-
-    A trial takes no process that has done other work.
-    """
-    import ray
-    from grpc import RpcError
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc
-
-    if n <= 0 or _Own.more or _Joined.courier is not None:
-        return
-    _Own.more = True
-    (node,) = ray.nodes()
-    channel = init_grpc_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
-    request = node_manager_pb2.PrestartWorkersRequest(
-        language=common_pb2.PYTHON,
-        job_id=bytes.fromhex(ray.get_runtime_context().get_job_id()),
-        num_workers=n,
-    )
-    request.runtime_env_info.serialized_runtime_env = "{}"
-    with channel, suppress(RpcError):  # trials' processes then start when they are asked for
-        node_manager_pb2_grpc.NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=5)
 
 
 def _done(tasks: list[Any]) -> list[Any]:

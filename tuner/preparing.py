@@ -78,8 +78,7 @@ def make_ready(one: Underway) -> None:
     teacher = teaching.teach(planned, whole(facts), journal, board, once)
     precision, milliseconds = probing()
     board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
-    found = {"chosen": str(precision), "milliseconds": milliseconds}
-    board.take(journal.write("precision", **found))
+    board.take(journal.write("precision", chosen=str(precision), milliseconds=milliseconds))
     board.say(f"teacher's part: {planned.teacher_part(facts.n_train).reason}")
     one.task = _task(planned, facts, teacher, precision)
     journal.write("task", **ingredients.record(planned, one.task, _made_with(planned)))
@@ -159,9 +158,8 @@ def _probing(planned: Plan, facts: Facts, board: Board) -> Callable[[], Finding]
         planned.out / "cache" / "probes",
     )
     if not _at_hand(planned):
-        return partial(
-            cluster.wait, submit(planned, probed, *asked)
-        )  # beside the teacher's training
+        beside_the_teacher = submit(planned, probed, *asked)
+        return partial(cluster.wait, beside_the_teacher)
     with board.waiting("trying number formats"):  # while Ray's processes import
         finding = probed(*asked)
     return lambda: finding
@@ -233,9 +231,7 @@ def _once(
     """
     if brief and _at_hand(planned):
         return function(*arguments, _device(planned))
-    task = submit(planned, function, *arguments, bring=bring)
-    cluster.stand_by(1 - planned.slots * (planned.settings.cpus_per_trial - 1))
-    return cluster.wait(task, meanwhile)
+    return cluster.wait(submit(planned, function, *arguments, bring=bring), meanwhile)
 
 
 def _at_hand(planned: Plan) -> bool:
