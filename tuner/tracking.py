@@ -37,8 +37,13 @@ def driver_gone(timeout: float) -> bool:
 def give_way() -> None:
     """Let trials go first: they are to wait for nobody's records."""
     os.nice(OWN)
-    with contextlib.suppress(OSError):  # where Linux shares time among sessions before processes
-        Path("/proc/self/autogroup").write_text(str(SESSIONS), encoding="ascii")
+    among_sessions(SESSIONS)
+
+
+def among_sessions(niceness: int) -> None:
+    """Take so much time, where Linux shares it among sessions before processes."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def main() -> int:
@@ -82,6 +87,7 @@ def mirror(folders: list[Path], uri: str, artifacts: Path, patience: float) -> i
             time.sleep(pause if failures else 0)
         elif driver_gone(pause):
             gone, deadline = True, time.monotonic() + patience
+            among_sessions(0)  # now somebody may wait
             ends = {folder: (folder / FILE).stat().st_size for folder in folders}
 
 
