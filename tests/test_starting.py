@@ -20,6 +20,7 @@ from ray.tune.execution import tune_controller
 from rich.console import Console
 
 from tests.conftest import ROOT
+from trainables.probing import probed
 from trainables.teacher_ready import ready
 from tuner import cluster, plan, starting
 from tuner.journal import Journal
@@ -91,9 +92,9 @@ def test_what_is_known_takes_no_process_from_trials(
         return function(*arguments)
 
     monkeypatch.setattr(cluster, "submit", at_once)
-    monkeypatch.setattr(cluster, "wait", lambda answer, _: answer)
+    monkeypatch.setattr(cluster, "wait", lambda answer, *_: answer)
     first, second = (made_ready(tmp_path, name) for name in ("first", "second"))
-    assert submitted == [ready]
+    assert submitted == [probed, ready]
     assert first.task.teacher == second.task.teacher
     assert first.task.precision == second.task.precision
 

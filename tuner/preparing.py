@@ -157,7 +157,9 @@ def _probing(planned: Plan, facts: Facts, board: Board) -> Callable[[], Finding]
         forced.get(s.memory_format, False),
         planned.out / "cache" / "probes",
     )
-    if not _at_hand(planned):
+    # Tune never lets a trial wait for a slow start: where a teacher's training takes one of two processes that were
+    # started ahead, the other has to be taken too, or trials shorter than a start run one at a time
+    if not _at_hand(planned) or teaching.to_be_made(planned, whole(facts)):
         beside_the_teacher = submit(planned, probed, *asked)
         return partial(cluster.wait, beside_the_teacher)
     with board.waiting("trying number formats"):  # while Ray's processes import

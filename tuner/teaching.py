@@ -90,6 +90,18 @@ def remembered(planned: Plan, told: Story) -> Teacher | None:
     return teacher if same == [one.sha256 for one in teacher.members or (teacher,)] else None
 
 
+def to_be_made(planned: Plan, facts: Facts) -> bool:
+    """Whether one of the teachers does not lie ready."""
+    root = planned.out / FOLDER
+    recipes = [
+        (wanted, recipe_of(wanted.model, planned.source, planned.settings.teacher_epochs))
+        for wanted in planned.teachers
+    ]
+    return any(
+        teachers.find(folder_of(one, facts, recipe, root)) is None for one, recipe in recipes
+    )
+
+
 def teach(planned: Plan, facts: Facts, journal: Journal, board: Board, once: Once) -> Teacher:
     """The teacher, found, imported or trained; a resumed search goes on with the one it had."""
     known = remembered(planned, board.story)
