@@ -73,8 +73,9 @@ def make_ready(one: Underway) -> None:
     else:
         journal_search(planned, facts, journal)
     _warm_up(planned, journal, board)
-    once = partial(_once, planned)
-    probing = _probing(planned, facts, board)
+    here = _by_the_driver(planned, facts)
+    once = partial(_once, planned, here=here)
+    probing = _probing(planned, facts, board, here)
     teacher = teaching.teach(planned, whole(facts), journal, board, once)
     precision, milliseconds = probing()
     board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
@@ -143,7 +144,7 @@ def _warm_up(planned: Plan, journal: Journal, board: Board) -> None:
             board.say(f"warm start: {words}")
 
 
-def _probing(planned: Plan, facts: Facts, board: Board) -> Callable[[], Finding]:
+def _probing(planned: Plan, facts: Facts, board: Board, here: bool) -> Callable[[], Finding]:
     """Begin to find out in which numbers the student is fastest; what gives the finding."""
     s = planned.settings
     # what a clock chooses may be another thing when the search is repeated
@@ -157,9 +158,7 @@ def _probing(planned: Plan, facts: Facts, board: Board) -> Callable[[], Finding]
         forced.get(s.memory_format, False),
         planned.out / "cache" / "probes",
     )
-    # Tune never lets a trial wait for a slow start: where a teacher's training takes one of two processes that were
-    # started ahead, the other has to be taken too, or trials shorter than a start run one at a time
-    if not _at_hand(planned) or teaching.to_be_made(planned, whole(facts)):
+    if not here:
         beside_the_teacher = submit(planned, probed, *asked)
         return partial(cluster.wait, beside_the_teacher)
     with board.waiting("trying number formats"):  # while Ray's processes import
@@ -226,19 +225,26 @@ def _once(
     meanwhile: Callable[[], None] = lambda: None,
     bring: Sequence[str] = (),
     brief: bool = False,
+    here: bool = False,
 ) -> Any:
     """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources.
 
-    What is brief is done by the driver where it can: a process that has done it would be none for trials any more.
+    What is brief is done `here`, by the driver: a process that has done it would be none for trials any more.
     """
-    if brief and _at_hand(planned):
+    if brief and here:
         return function(*arguments, _device(planned))
     return cluster.wait(submit(planned, function, *arguments, bring=bring), meanwhile)
 
 
-def _at_hand(planned: Plan) -> bool:
-    """Whether the driver has all that a trial has."""
-    return cluster.courier() is None and _device(planned) == "cpu"
+def _by_the_driver(planned: Plan, facts: Facts) -> bool:
+    """Whether the driver does itself all that comes before the trials: it has what a trial has, and all is brief.
+
+    Else all are tasks. Tune never lets a trial wait for a slow start: where tasks have taken one of two processes that
+    were started ahead, and the other is fresh, trials shorter than a start run one at a time.
+    """
+    alike = cluster.courier() is None and _device(planned) == "cpu"
+    one = len(planned.teachers) <= 1 and planned.method.prepare is None
+    return alike and one and not teaching.to_be_made(planned, whole(facts))
 
 
 def submit(

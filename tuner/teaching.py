@@ -92,14 +92,14 @@ def remembered(planned: Plan, told: Story) -> Teacher | None:
 
 def to_be_made(planned: Plan, facts: Facts) -> bool:
     """Whether one of the teachers does not lie ready."""
-    root = planned.out / FOLDER
-    recipes = [
-        (wanted, recipe_of(wanted.model, planned.source, planned.settings.teacher_epochs))
-        for wanted in planned.teachers
-    ]
-    return any(
-        teachers.find(folder_of(one, facts, recipe, root)) is None for one, recipe in recipes
-    )
+    places = (_place(planned, wanted, facts) for wanted in planned.teachers)
+    return any(teachers.find(folder) is None for _, folder in places)
+
+
+def _place(planned: Plan, wanted: Wanted, facts: Facts) -> tuple[Recipe, Path]:
+    """How a teacher is trained where it has to be, and the folder where it lies."""
+    recipe = recipe_of(wanted.model, planned.source, planned.settings.teacher_epochs)
+    return recipe, folder_of(wanted, facts, recipe, planned.out / FOLDER)
 
 
 def teach(planned: Plan, facts: Facts, journal: Journal, board: Board, once: Once) -> Teacher:
@@ -127,9 +127,8 @@ def registered_name(dataset: str, model: str) -> str:
 
 def _member(planned: Plan, wanted: Wanted, facts: Facts, board: Board, once: Once) -> Teacher:
     """One teacher, with what a person sees meanwhile."""
-    recipe = recipe_of(wanted.model, planned.source, planned.settings.teacher_epochs)
     root = planned.out / FOLDER
-    folder = folder_of(wanted, facts, recipe, root)
+    recipe, folder = _place(planned, wanted, facts)
     where = f"{root.name}/{folder.name}"
     known = teachers.find(folder) is not None
     damage = teachers.damage(folder)
