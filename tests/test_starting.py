@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import pytest
 from ray import tune
 from ray._private import state
 from ray.tune.execution import tune_controller
+from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 
 from tests.conftest import ROOT
-from trainables.probing import probed
 from trainables.teacher_ready import ready
-from tuner import cluster, plan, starting
+from tuner import cluster, plan, starting, students
 from tuner.journal import Journal
 from tuner.preparing import Underway, make_ready, opened
 from tuner.progress import Board
+from tuner.samplers import METRIC, Listed
 from tuner.settings import make
 
 TUNED = """
@@ -51,6 +53,28 @@ class Told(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """None."""
+
+
+class Slow(Told):
+    """Every process but the first takes three seconds to start; each trial takes one."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Leave a trace of the process in the folder that the config names."""
+        folder = Path(config["folder"])
+        (folder / str(os.getpid())).touch()
+        with suppress(FileExistsError):
+            (folder / "first").touch(exist_ok=False)
+            return
+        time.sleep(3)
+
+    def step(self) -> dict[str, Any]:
+        """A second's work."""
+        time.sleep(1)
+        return {METRIC: 0.0, "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up the next trial."""
+        return True
 
 
 def uptime() -> float:
@@ -81,6 +105,21 @@ def test_a_trial_takes_a_process_that_ray_has_started_ahead(
     assert found.metrics["began"] < asked
 
 
+def test_a_start_under_way_is_not_dropped_for_a_process_that_became_free(
+    tmp_path: Path, tunes_own: None
+) -> None:
+    """Two slots take two processes, however much longer a start takes than a trial."""
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    configs = [{"id": f"t{i}", "number": i, "folder": str(traces)} for i in range(8)]
+    with cluster.running(2), students.quiet():
+        starting.quicken(alone=True)
+        parts = (Listed(configs), FIFOScheduler(), len(configs), 2, tmp_path / "search")
+        found = students.make_tuner(Slow, *parts, []).fit()
+    assert len(found) == 8 and not found.errors
+    assert len([trace for trace in traces.iterdir() if trace.name != "first"]) == 2
+
+
 def test_what_is_known_takes_no_process_from_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +133,7 @@ def test_what_is_known_takes_no_process_from_trials(
     monkeypatch.setattr(cluster, "submit", at_once)
     monkeypatch.setattr(cluster, "wait", lambda answer, *_: answer)
     first, second = (made_ready(tmp_path, name) for name in ("first", "second"))
-    assert submitted == [probed, ready]
+    assert submitted == [ready]
     assert first.task.teacher == second.task.teacher
     assert first.task.precision == second.task.precision
 
@@ -132,4 +171,7 @@ def test_tune_still_starts_as_ours_changes() -> None:
     assert "self._class_cache.get(trainable_cls)" in text
     run = inspect.getsource(importlib.import_module("ray.tune.tune"))
     assert "air_usage.tag_callbacks(callbacks)" in run
+    assert "runner = TuneController(" in run
+    reuse = tune_controller.TuneController._maybe_reuse_cached_actor
+    assert list(inspect.signature(reuse).parameters) == ["self", "trial"]
     assert list(inspect.signature(starting.Usual.get).parameters) == ["self", "trainable_cls"]

@@ -73,7 +73,7 @@ def make_ready(one: Underway) -> None:
     else:
         journal_search(planned, facts, journal)
     _warm_up(planned, journal, board)
-    here = _by_the_driver(planned, facts)
+    here = _by_the_driver(planned)
     once = partial(_once, planned, here=here)
     probing = _probing(planned, facts, board, here)
     teacher = teaching.teach(planned, whole(facts), journal, board, once)
@@ -236,15 +236,9 @@ def _once(
     return cluster.wait(submit(planned, function, *arguments, bring=bring), meanwhile)
 
 
-def _by_the_driver(planned: Plan, facts: Facts) -> bool:
-    """Whether the driver does itself all that comes before the trials: it has what a trial has, and all is brief.
-
-    Else all are tasks. Tune never lets a trial wait for a slow start: where tasks have taken one of two processes that
-    were started ahead, and the other is fresh, trials shorter than a start run one at a time.
-    """
-    alike = cluster.courier() is None and _device(planned) == "cpu"
-    one = len(planned.teachers) <= 1 and planned.method.prepare is None
-    return alike and one and not teaching.to_be_made(planned, whole(facts))
+def _by_the_driver(planned: Plan) -> bool:
+    """Whether the driver can do what is brief before the trials: it has all that a trial has."""
+    return cluster.courier() is None and _device(planned) == "cpu"
 
 
 def submit(

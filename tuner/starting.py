@@ -1,11 +1,14 @@
 """How Ray Tune starts, without what costs seconds there and is of no use to a search.
 
-It imports all of MLflow, to count callbacks for usage statistics that are off. And it gives the processes of trials
-variables of their own, so that none of those will do that Ray has started ahead.
+It imports all of MLflow, to count callbacks for usage statistics that are off. It gives the processes of trials
+variables of their own, so that none of those will do that Ray has started ahead. And where a process is still starting
+for one trial while another trial ends, it drops that start and hands over the process that has become free: trials
+shorter than a start run one at a time, and the next start begins anew.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import ray
@@ -25,9 +28,21 @@ class Plain(Usual):
         return self._cache[trainable_cls]
 
 
+class Patient(tune_controller.TuneController):  # type: ignore[misc]
+    """Tune's controller, which leaves a start that is under way to its trial as long as other trials are to come."""
+
+    def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+        own = self._trial_to_actor.get(trial)
+        starting = own is not None and self._actor_manager.is_actor_started(own)
+        if starting and not self._search_alg.is_finished():
+            return False
+        return bool(super()._maybe_reuse_cached_actor(trial))
+
+
 def quicken(*, alone: bool) -> None:
     """From now on Tune starts so; `alone`: on a Ray of our own, whose processes need no further variables."""
     usage.tag_callbacks = _nothing
+    importlib.import_module("ray.tune.tune").TuneController = Patient  # type: ignore[attr-defined]
     tune_controller._ActorClassCache = Plain if alone else Usual  # type: ignore[misc]
 
 

@@ -90,18 +90,6 @@ def remembered(planned: Plan, told: Story) -> Teacher | None:
     return teacher if same == [one.sha256 for one in teacher.members or (teacher,)] else None
 
 
-def to_be_made(planned: Plan, facts: Facts) -> bool:
-    """Whether one of the teachers does not lie ready."""
-    places = (_place(planned, wanted, facts) for wanted in planned.teachers)
-    return any(teachers.find(folder) is None for _, folder in places)
-
-
-def _place(planned: Plan, wanted: Wanted, facts: Facts) -> tuple[Recipe, Path]:
-    """How a teacher is trained where it has to be, and the folder where it lies."""
-    recipe = recipe_of(wanted.model, planned.source, planned.settings.teacher_epochs)
-    return recipe, folder_of(wanted, facts, recipe, planned.out / FOLDER)
-
-
 def teach(planned: Plan, facts: Facts, journal: Journal, board: Board, once: Once) -> Teacher:
     """The teacher, found, imported or trained; a resumed search goes on with the one it had."""
     known = remembered(planned, board.story)
@@ -128,7 +116,8 @@ def registered_name(dataset: str, model: str) -> str:
 def _member(planned: Plan, wanted: Wanted, facts: Facts, board: Board, once: Once) -> Teacher:
     """One teacher, with what a person sees meanwhile."""
     root = planned.out / FOLDER
-    recipe, folder = _place(planned, wanted, facts)
+    recipe = recipe_of(wanted.model, planned.source, planned.settings.teacher_epochs)
+    folder = folder_of(wanted, facts, recipe, root)
     where = f"{root.name}/{folder.name}"
     known = teachers.find(folder) is not None
     damage = teachers.damage(folder)
