@@ -28,7 +28,7 @@ class Plain(Usual):
         return self._cache[trainable_cls]
 
 
-class Patient(tune_controller.TuneController):  # type: ignore[misc]
+class Patient(tune_controller.TuneController):
     """Tune's controller, which leaves a start that is under way to its trial as long as other trials are to come."""
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
