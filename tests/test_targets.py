@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 from tests.test_training import RECIPE, config, place, task
 from trainables import targets
 from trainables.methods import load, names
+from trainables.precision import Precision
 from trainables.teacher_cache import TargetCache
 from trainables.trainable import Task, Workplace
 from trainables.training import Training
@@ -51,22 +52,52 @@ def cached(
     return Workplace(replace(at.task, recipe=recipe, **where))
 
 
+def in_order(at: Workplace, *, channels_last: bool) -> Workplace:
+    """The same workplace in a memory format."""
+    return Workplace(replace(at.task, precision=Precision(channels_last=channels_last)))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("augment", ["none", "crop_flip"])
 @pytest.mark.parametrize("name", KEPT)
 def test_kept_equals_live(
     name: str,
     augment: str,
+    channels_last: bool,
     place: Callable[[str], Workplace],
     tmp_path: Path,
 ) -> None:
     """Weights after two epochs: with a live teacher, computing the cache, and reading what another computed."""
-    at = place(name)
+    at = in_order(place(name), channels_last=channels_last)
     live = weights(cached(at, tmp_path, 0, augment).training(config(name)))
     writer = cached(at, tmp_path, augment=augment).training(config(name))
     assert same(weights(writer), live)
     reader = cached(at, tmp_path, augment=augment).training(config(name))
     assert same(weights(reader), live)
     assert reader.recall is not None and reader.recall.found
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_memory_format_changes_rounding_alone(
+    name: str, place: Callable[[str], Workplace]
+) -> None:
+    """The terms of two steps, with student and teacher in either; further steps magnify what rounding began."""
+    some, others = (
+        in_order(place(name), channels_last=last).training(config(name, batch_size=48))
+        for last in (False, True)
+    )
+    terms, _ = some.train_epoch()
+    assert terms == pytest.approx(others.train_epoch()[0], rel=1e-3)
+
+
+def test_targets_are_of_one_memory_format(
+    place: Callable[[str], Workplace], tmp_path: Path
+) -> None:
+    """What a teacher said in one is not read in the other, where it says the same but for rounding."""
+    for last in (False, True):
+        run = cached(in_order(place("kd"), channels_last=last), tmp_path).training(config("kd"))
+        weights(run, 1)
+        assert run.recall is not None and not run.recall.found
 
 
 def test_a_reader_needs_no_teacher_pass(place: Callable[[str], Workplace], tmp_path: Path) -> None:
@@ -199,6 +230,7 @@ def test_an_entry_under_a_wrong_name_is_not_read(tmp_path: Path) -> None:
 WORKER = """
 import sys, time, torch
 from pathlib import Path
+from trainables.precision import Precision
 from trainables.teacher_cache import TargetCache
 folder = Path(sys.argv[1])
 def compute(n):

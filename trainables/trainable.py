@@ -62,6 +62,11 @@ class Task:
     ranks: int = 1  # processes that train a student together, each on a GPU of its own
     gpu_share: float = 1.0  # of the one GPU, where trials share it
 
+    @property
+    def teacher_precision(self) -> Precision:
+        """How the teacher is asked: in float32, on a CPU in the student's memory format, for the same reason."""
+        return Precision(channels_last=self.precision.channels_last and not self.use_gpu)
+
 
 @near.register
 def _task(value: Task, courier: Courier) -> Task:
@@ -97,7 +102,7 @@ class Workplace:
             return Workplace(task)
         place = copy.copy(self)
         place.task = task
-        kept = (task.teacher, task.stages.teacher) == (known.teacher, known.stages.teacher)
+        kept = _of_teacher(task) == _of_teacher(known)
         for name in ("prepared",) if kept else ("prepared", "teacher"):
             place.__dict__.pop(name, None)  # made when it is asked for
         return place
@@ -106,7 +111,7 @@ class Workplace:
     def teacher(self) -> nn.Module:
         """The frozen teacher on this worker's device."""
         network = teachers.load(self.task.teacher, self.task.facts, self.device)
-        return Stages.only(network, self.task.stages.teacher)
+        return Stages.only(self.task.teacher_precision.arranged(network), self.task.stages.teacher)
 
     def training(self, config: dict[str, Any], ranks: Ranks = ALONE) -> Training:
         """The student that `config` (method, seed, hyper) describes, before its first epoch; on one of `ranks`."""
@@ -182,11 +187,20 @@ class Workplace:
             "teacher": [self.task.teacher.sha256, self.task.stages],
             "data": [facts.sha256["train"], facts.split_hash],
             "prepared": Path(self.task.prepared).name,
-            "computed": [machine, torch.__version__, "float32", code_hash()],
+            "computed": [
+                machine,
+                torch.__version__,
+                str(self.task.teacher_precision),
+                code_hash(),
+            ],
         }
 
     def _context(self, student: nn.Module) -> Context:
         return teachers.context_of(student, self.teacher, self.task.facts, self.prepared)
+
+
+def _of_teacher(task: Task) -> tuple[Any, ...]:
+    return task.teacher, task.stages.teacher, task.teacher_precision
 
 
 def resident(data: Split, device: torch.device) -> Split:
