@@ -1,6 +1,6 @@
 """How many images a second one core cuts and mirrors: the way of a trial, and a DataLoader's over PIL pictures.
 
-    python -m benchmarks.views            half a minute
+    python -m benchmarks.views            a minute or two
     python -m benchmarks.views --write    the same, and replace the section in RESULTS.md
 
 Both take the images in random order, a batch at a time, from memory to floats; CPU time, in turns.

@@ -131,7 +131,7 @@ def test_what_is_known_takes_no_process_from_trials(
         return function(*arguments)
 
     monkeypatch.setattr(cluster, "submit", at_once)
-    monkeypatch.setattr(cluster, "wait", lambda answer, *_: answer)
+    monkeypatch.setattr(cluster, "wait", lambda answer, _: answer)
     first, second = (made_ready(tmp_path, name) for name in ("first", "second"))
     assert submitted == [ready]
     assert first.task.teacher == second.task.teacher
@@ -172,6 +172,7 @@ def test_tune_still_starts_as_ours_changes() -> None:
     run = inspect.getsource(importlib.import_module("ray.tune.tune"))
     assert "air_usage.tag_callbacks(callbacks)" in run
     assert "runner = TuneController(" in run
+    assert "self._started_actors.add(tracked_actor)" in text
     reuse = tune_controller.TuneController._maybe_reuse_cached_actor
     assert list(inspect.signature(reuse).parameters) == ["self", "trial"]
     assert list(inspect.signature(starting.Usual.get).parameters) == ["self", "trainable_cls"]

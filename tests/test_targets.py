@@ -230,7 +230,6 @@ def test_an_entry_under_a_wrong_name_is_not_read(tmp_path: Path) -> None:
 WORKER = """
 import sys, time, torch
 from pathlib import Path
-from trainables.precision import Precision
 from trainables.teacher_cache import TargetCache
 folder = Path(sys.argv[1])
 def compute(n):

@@ -64,7 +64,7 @@ class Task:
 
     @property
     def teacher_precision(self) -> Precision:
-        """How the teacher is asked: in float32, on a CPU in the student's memory format, for the same reason."""
+        """How the teacher is asked: in float32, on a CPU in the memory format that is faster for the student."""
         return Precision(channels_last=self.precision.channels_last and not self.use_gpu)
 
 

@@ -73,9 +73,8 @@ def make_ready(one: Underway) -> None:
     else:
         journal_search(planned, facts, journal)
     _warm_up(planned, journal, board)
-    here = _by_the_driver(planned)
-    once = partial(_once, planned, here=here)
-    probing = _probing(planned, facts, board, here)
+    once = partial(_once, planned)
+    probing = _probing(planned, facts, board)
     teacher = teaching.teach(planned, whole(facts), journal, board, once)
     precision, milliseconds = probing()
     board.say(f"student: {planned.student} in {precision}{_in_words(milliseconds)}")
@@ -144,7 +143,7 @@ def _warm_up(planned: Plan, journal: Journal, board: Board) -> None:
             board.say(f"warm start: {words}")
 
 
-def _probing(planned: Plan, facts: Facts, board: Board, here: bool) -> Callable[[], Finding]:
+def _probing(planned: Plan, facts: Facts, board: Board) -> Callable[[], Finding]:
     """Begin to find out in which numbers the student is fastest; what gives the finding."""
     s = planned.settings
     # what a clock chooses may be another thing when the search is repeated
@@ -158,7 +157,7 @@ def _probing(planned: Plan, facts: Facts, board: Board, here: bool) -> Callable[
         forced.get(s.memory_format, False),
         planned.out / "cache" / "probes",
     )
-    if not here:
+    if not _at_hand(planned):
         beside_the_teacher = submit(planned, probed, *asked)
         return partial(cluster.wait, beside_the_teacher)
     with board.waiting("trying number formats"):  # while Ray's processes import
@@ -225,19 +224,18 @@ def _once(
     meanwhile: Callable[[], None] = lambda: None,
     bring: Sequence[str] = (),
     brief: bool = False,
-    here: bool = False,
 ) -> Any:
     """The answer of `function(*arguments, device)`, run on the cluster with a trial's resources.
 
-    What is brief is done `here`, by the driver: a process that has done it would be none for trials any more.
+    What is brief is done by the driver where it can: a process that has done it would be none for trials any more.
     """
-    if brief and here:
+    if brief and _at_hand(planned):
         return function(*arguments, _device(planned))
     return cluster.wait(submit(planned, function, *arguments, bring=bring), meanwhile)
 
 
-def _by_the_driver(planned: Plan) -> bool:
-    """Whether the driver can do what is brief before the trials: it has all that a trial has."""
+def _at_hand(planned: Plan) -> bool:
+    """Whether the driver has all that a trial has."""
     return cluster.courier() is None and _device(planned) == "cpu"
 
 

@@ -33,7 +33,8 @@ class Patient(tune_controller.TuneController):
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
         own = self._trial_to_actor.get(trial)
-        starting = own is not None and self._actor_manager.is_actor_started(own)
+        asked = own is not None and self._actor_manager.is_actor_started(own)  # of Ray, not of Tune
+        starting = asked and own not in self._started_actors
         if starting and not self._search_alg.is_finished():
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))

@@ -115,8 +115,8 @@ def registered_name(dataset: str, model: str) -> str:
 
 def _member(planned: Plan, wanted: Wanted, facts: Facts, board: Board, once: Once) -> Teacher:
     """One teacher, with what a person sees meanwhile."""
-    root = planned.out / FOLDER
     recipe = recipe_of(wanted.model, planned.source, planned.settings.teacher_epochs)
+    root = planned.out / FOLDER
     folder = folder_of(wanted, facts, recipe, root)
     where = f"{root.name}/{folder.name}"
     known = teachers.find(folder) is not None
