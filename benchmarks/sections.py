@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +51,14 @@ def publish(name: str, section: str, *, write: bool) -> None:
     print(section)
     if write:
         RESULTS.write_text(replaced(RESULTS.read_text(encoding="utf-8"), name, section), "utf-8")
+
+
+def run(name: str, about: str, section: Callable[[], str]) -> None:
+    """A benchmark from the command line, where `--write` is all that there is to say; `about` is its docstring."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
+    given = parser.parse_args()
+    publish(name, section(), write=given.write)
 
 
 def replaced(text: str, name: str, section: str) -> str:

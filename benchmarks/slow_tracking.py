@@ -10,7 +10,6 @@ MLflow's records may follow later, the students may not.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import threading
 import time
@@ -23,7 +22,7 @@ from statistics import median
 from urllib.error import HTTPError
 
 from benchmarks.chaos import Server
-from benchmarks.sections import load_average, machine, publish, table
+from benchmarks.sections import load_average, machine, run, table
 from benchmarks.watch import watch
 from tuner.journal import FILE, read
 
@@ -129,12 +128,5 @@ def section() -> str:
     return "\n\n".join([table(header, rows), f"{said} {machine(('ray', 'mlflow'), before)}"])
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
-    publish("slow_tracking", section(), write=parser.parse_args().write)
-
-
 if __name__ == "__main__":
-    main()
+    run("slow_tracking", str(__doc__), section)

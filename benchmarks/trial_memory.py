@@ -10,7 +10,6 @@ sum of PSS is what the machine spends (Linux).
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import tempfile
 import threading
@@ -25,7 +24,7 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.ground import BATCH_SIZE, Pair, teacher_of
-from benchmarks.sections import load_average, machine, publish, table
+from benchmarks.sections import load_average, machine, run, table
 from trainables.recipe import Recipe
 from trainables.trainable import Task, alone
 
@@ -176,12 +175,5 @@ def section() -> str:
     return f"{table(('memory', 'MB'), rows)}\n\n{said} {machine(('torch', 'ray'), before)}"
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
-    publish("trial_memory", section(), write=parser.parse_args().write)
-
-
 if __name__ == "__main__":
-    main()
+    run("trial_memory", str(__doc__), section)

@@ -8,7 +8,6 @@ Both take the images in random order, a batch at a time, from memory to floats; 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from benchmarks import loops
 from benchmarks.epoch import ROUNDS, place_of, ratio, rounds_of
 from benchmarks.ground import BATCH_SIZE, MadeUp, Pair
-from benchmarks.sections import load_average, machine, publish, table
+from benchmarks.sections import load_average, machine, run, table
 from trainables.data.views import Views
 from trainables.precision import Precision
 
@@ -68,12 +67,5 @@ def section() -> str:
     return f"{made}\n\n{said} {machine(('torch', 'torchvision'), before)}"
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
-    publish("views", section(), write=parser.parse_args().write)
-
-
 if __name__ == "__main__":
-    main()
+    run("views", str(__doc__), section)
