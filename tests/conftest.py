@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import tuner  # noqa: F401  (Ray reads its environment when it is imported, so this comes before all tests)
 from tuner import addresses
@@ -21,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with whole searches come first: at the end no worker waits for another's long one."""
     long = {item.path for item in items if "tune" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A test's untrained networks have the same weights whichever tests came before; fixtures come after this."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

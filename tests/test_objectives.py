@@ -429,7 +429,7 @@ def test_measuring_changes_nothing(measured: Workplace) -> None:
 def test_robustness_is_the_suites_and_nothing_where_gradients_are_masked(
     measured: Workplace,
 ) -> None:
-    """Against `evaluate` in the quick tier; logits times 10^4 saturate, so that gradients vanish."""
+    """Against `evaluate` in the quick tier; logits times 10^6 saturate, so that gradients vanish."""
     model = measured.build("convnet4")
     asked = Asked(("robust/worst",), epsilon=0.02, seed=0)
     found = measure(asked, model, measured.val, "cpu")
@@ -441,14 +441,14 @@ def test_robustness_is_the_suites_and_nothing_where_gradients_are_masked(
 
 
 class Louder(nn.Module):
-    """The network with its logits times 10^4."""
+    """The network with its logits times 10^6."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images).logits * 1e4
+        return self.model(images).logits * 1e6
 
 
 def test_a_student_that_is_too_large_is_not_trained(measured: Workplace) -> None:
