@@ -1,11 +1,12 @@
 """A trial's epoch against a bare loop on ready tensors, against the loop that others share, and torchdistill's.
 
-    python -m benchmarks.epoch            about twenty minutes of CPU time
-    python -m benchmarks.epoch --write    the same, and replace the section in RESULTS.md
+    python -m benchmarks.epoch                  about twenty minutes of CPU time
+    python -m benchmarks.epoch --device cuda    resnet20 and wrn-16-2 on a GPU
+    python -m benchmarks.epoch --write          the same, and replace the section in RESULTS.md
 
-Images are made up and networks untrained: a step's time depends on neither. One thread, CPU time; the contenders of a
-pair take turns within each round, a ratio is of one round, and medians are over rounds. torchdistill takes part where
-it is installed (`pip install torchdistill==1.1.4`: its last version with a cache).
+Images are made up and networks untrained: a step's time depends on neither. One thread, CPU time, or wall time of a
+GPU that has finished; the contenders of a pair take turns within each round, a ratio is of one round, and medians are
+over rounds. torchdistill takes part where it is installed (`pip install torchdistill==1.1.4`: its last with a cache).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -43,21 +45,40 @@ ALONE = {LENETS: 1.10, RESNETS[0]: 1.10, RESNETS[1]: 1.10, RESNETS[3]: 1.10}  # 
 AGAINST = {LENETS: 2.5, RESNETS[1]: 3.4, RESNETS[2]: 5.0, RESNETS[3]: 7.5}  # at least
 
 
-def taken(epoch: loops.Epoch) -> float:
-    """CPU seconds of one epoch."""
-    started = time.process_time()
-    epoch()
-    return time.process_time() - started
+ON_A_GPU = (RESNETS[1], RESNETS[3])
+GPU_STEPS = 196  # a quarter of CIFAR-10's epoch
 
 
-def rounds_of(contenders: Mapping[str, loops.Epoch], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each, round by round; every other round goes through them backwards."""
+def asked(targets: Mapping[Pair, float], device: str) -> dict[Pair, float]:
+    """The pairs that are measured on the device, as long as it takes, with their targets."""
+    if device == "cpu":
+        return dict(targets)
+    return {replace(pair, n_steps=GPU_STEPS): targets[pair] for pair in ON_A_GPU}
+
+
+def finished() -> float:
+    """Seconds by the wall, once the GPU has done its work."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def clock(device: str) -> Callable[[], float]:
+    """CPU time, or the wall's beside a GPU."""
+    return time.process_time if device == "cpu" else finished
+
+
+def rounds_of(
+    contenders: Mapping[str, loops.Epoch], rounds: int, now: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Seconds of each, round by round; every other round goes through them backwards."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for epoch in contenders.values():
         epoch()
     for turn in range(rounds):
         for name in list(contenders)[:: -1 if turn % 2 else 1]:
-            times[name].append(taken(contenders[name]))
+            started = now()
+            contenders[name]()
+            times[name].append(now() - started)
     return times
 
 
@@ -66,26 +87,31 @@ def ratio(some: Sequence[float], others: Sequence[float]) -> float:
     return median(a / b for a, b in zip(some, others, strict=True))
 
 
-def place_of(pair: Pair, folder: Path, augment: str, precision: Precision) -> MadeUp:
+def place_of(
+    pair: Pair, folder: Path, augment: str, precision: Precision, device: str = "cpu"
+) -> MadeUp:
     """A worker's place in a folder of its own."""
     where = folder / f"{pair.teacher}-{pair.student}-{augment}"
     where.mkdir(exist_ok=True)
-    return MadeUp(pair, where, augment, precision)
+    return MadeUp(pair, where, augment, precision, device)
 
 
-def alone_rows(folder: Path, rounds: int, precisions: Mapping[Pair, Precision]) -> list[list[str]]:
+def alone_rows(
+    folder: Path, rounds: int, precisions: Mapping[Pair, Precision], device: str
+) -> list[list[str]]:
     """Each pair: a trial's epoch against the bare loop, and what validation adds to it."""
     rows = []
-    for pair, at_most in ALONE.items():
-        place = place_of(pair, folder, pair.augment, precisions[pair])
+    for pair, at_most in asked(ALONE, device).items():
+        place = place_of(pair, folder, pair.augment, precisions[pair], device)
         student, precision = place.student().student, precisions[pair]
         times = rounds_of(
             {
                 "bare": loops.bare(place),
                 "trial": loops.trial(place),
-                "judged": partial(validate, student, place.val, precision=precision),
+                "judged": partial(validate, student, place.val, device, precision=precision),
             },
             rounds,
+            clock(device),
         )
         steps = [f"{1e3 * median(times[name]) / pair.n_steps:.1f}" for name in ("bare", "trial")]
         factor = ratio(times["trial"], times["bare"])
@@ -96,18 +122,18 @@ def alone_rows(folder: Path, rounds: int, precisions: Mapping[Pair, Precision]) 
 
 
 def against_rows(
-    folder: Path, rounds: int, precisions: Mapping[Pair, Precision]
+    folder: Path, rounds: int, precisions: Mapping[Pair, Precision], device: str
 ) -> list[list[str]]:
     """Each pair: a trial's epoch against the shared loop and torchdistill's, all with cut and mirrored images."""
     rows = []
-    for pair, at_least in AGAINST.items():
-        place = place_of(pair, folder, "crop_flip", precisions[pair])
+    for pair, at_least in asked(AGAINST, device).items():
+        place = place_of(pair, folder, "crop_flip", precisions[pair], device)
         contenders = {"trial": loops.trial(place), "shared": loops.shared(place)}
         if loops.torchdistill_version():
             contenders["its cache off"] = loops.torchdistill(place, None)
             kept = folder / f"its cache of {pair}"
             contenders["its cache on"] = loops.torchdistill(place, kept)
-        times = rounds_of(contenders, rounds)
+        times = rounds_of(contenders, rounds, clock(device))
         names = ("shared", "its cache off", "its cache on")
         factors = [f"{ratio(times[n], times['trial']):.2f}" if n in times else "" for n in names]
         step = f"{1e3 * median(times['trial']) / pair.n_steps:.1f}"
@@ -115,30 +141,38 @@ def against_rows(
     return rows
 
 
-def section(rounds: int) -> str:
+def section(rounds: int, device: str) -> str:
     """Measure everything; the Markdown section."""
     torch.set_num_threads(1)
     before = load_average()
     with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as name:
         folder = Path(name)
-        precisions = {pair: fastest(pair, folder) for pair in (LENETS, *RESNETS)}
-        alone = alone_rows(folder, rounds, precisions)
-        against = against_rows(folder, rounds, precisions)
+        pairs = dict.fromkeys((*asked(ALONE, device), *asked(AGAINST, device)))
+        precisions = {pair: fastest(pair, folder, device) for pair in pairs}
+        alone = alone_rows(folder, rounds, precisions, device)
+        against = against_rows(folder, rounds, precisions, device)
     header = ("student", "precision", "views", "bare ms a step", "trial ms a step")
     first = table((*header, "trial / bare", "at most", "validation / epoch"), alone)
     header = ("teacher -> student", "trial ms a step", "shared loop / trial", "at least")
     cache = (f"torchdistill, its cache {word} / trial" for word in ("off", "on"))
     second = table((*header, *cache), against)
     counts = ", ".join(
-        f"{n} steps for {' and '.join(dict.fromkeys(p.student for p in pairs))}"
-        for n, pairs in itertools.groupby((LENETS, *RESNETS), lambda pair: pair.n_steps)
+        f"{n} steps for {' and '.join(dict.fromkeys(p.student for p in some))}"
+        for n, some in itertools.groupby(pairs, lambda pair: pair.n_steps)
     )
     theirs = loops.torchdistill_version()
     said = (
-        f"Batch {BATCH_SIZE}, one thread, CPU time, medians of {rounds} rounds; an epoch here is {counts}; "
-        f"torchdistill {theirs or 'is not installed'}; bfloat16 in hardware: {bfloat16_in_hardware()}."
+        f"Batch {BATCH_SIZE}, one thread, {measured_on(device)}, medians of {rounds} rounds; an epoch here is "
+        f"{counts}; torchdistill {theirs or 'is not installed'}."
     )
     return "\n\n".join([first, second, f"{said} {machine(('torch',), before)}"])
+
+
+def measured_on(device: str) -> str:
+    """What the times are of."""
+    if device == "cuda":
+        return f"wall time beside one {torch.cuda.get_device_name()}"
+    return f"CPU time (bfloat16 in hardware: {bfloat16_in_hardware()})"
 
 
 def bfloat16_in_hardware() -> str:
@@ -155,8 +189,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
     parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     given = parser.parse_args()
-    publish("epoch", section(given.rounds), write=given.write)
+    name = "epoch" if given.device == "cpu" else "epoch_gpu"
+    publish(name, section(given.rounds, given.device), write=given.write)
 
 
 if __name__ == "__main__":

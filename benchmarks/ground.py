@@ -16,7 +16,7 @@ from trainables.precision import Precision, probe
 from trainables.recipe import Recipe
 from trainables.seeding import seeded
 from trainables.teacher import Teacher, build_for
-from trainables.trainable import Task, Workplace
+from trainables.trainable import Task, Workplace, resident
 from trainables.training import Training
 
 BATCH_SIZE = 64
@@ -44,16 +44,19 @@ class Pair:
 class MadeUp(Workplace):
     """A worker's place with made-up images in memory; validation has as many as training."""
 
-    def __init__(self, pair: Pair, folder: Path, augment: str, precision: Precision) -> None:
+    def __init__(
+        self, pair: Pair, folder: Path, augment: str, precision: Precision, device: str = "cpu"
+    ) -> None:
         torch.set_num_threads(1)
-        self.train = self.val = images_of(pair)
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
+        self.train = self.val = resident(images_of(pair), self.device)
         facts = facts_of(pair, folder)
         self.task = Task(
             facts,
             teacher_of(pair, facts, folder),
             pair.student,
             Recipe(epochs=2, batch_size=BATCH_SIZE, lr=LR, augment=augment),
+            use_gpu=device == "cuda",
             precision=precision,
             cache_folder=str(folder / "targets"),
             cache_bytes=CACHE_BYTES,
@@ -99,10 +102,10 @@ def teacher_of(pair: Pair, facts: Facts, folder: Path) -> Teacher:
     return Teacher(str(folder), pair.teacher, 0.0, hashlib.sha256(content).hexdigest(), 0)
 
 
-def fastest(pair: Pair, folder: Path) -> Precision:
-    """How the student would be trained here: what a search's probe finds."""
+def fastest(pair: Pair, folder: Path, device: str = "cpu") -> Precision:
+    """How the student would be trained there: what a search's probe finds."""
     facts = facts_of(pair, folder)
-    images = images_of(pair).images[:BATCH_SIZE].float() / 255
+    images = (images_of(pair).images[:BATCH_SIZE].float() / 255).to(device)
     return probe(lambda: build_for(pair.student, facts), images)[0]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,24 @@ from benchmarks.ground import BATCH_SIZE, LR, MadeUp, Plain
 Epoch = Callable[[], object]
 TEMPERATURE, ALPHA = 4.0, 0.9
 CACHING = "1.1.4"  # torchdistill's last version with a cache
+WORKERS = 8  # processes of the shared loop's DataLoader beside a GPU, as RepDistiller has them
 SGD = {"lr": LR, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
 
-def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+def loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor = TEMPERATURE,
+    alpha: float | Tensor = ALPHA,
+) -> Tensor:
     """The published distillation loss, as tutorials write it."""
     soft = F.kl_div(
-        F.log_softmax(student / TEMPERATURE, 1),
-        F.softmax(teacher / TEMPERATURE, 1),
+        F.log_softmax(student / temperature, 1),
+        F.softmax(teacher / temperature, 1),
         reduction="batchmean",
     )
-    return (1 - ALPHA) * F.cross_entropy(student, labels) + ALPHA * TEMPERATURE**2 * soft
+    return (1 - alpha) * F.cross_entropy(student, labels) + alpha * temperature**2 * soft
 
 
 def trial(place: MadeUp) -> Epoch:
@@ -53,20 +60,13 @@ def trial(place: MadeUp) -> Epoch:
 def bare(place: MadeUp) -> Epoch:
     """The student alone, on ready batches of normalised floats with the teacher's logits, in the trial's precision."""
     precision = place.task.precision
-    student = precision.arranged(Plain(place.task.student, place.task.facts).train())
-    teacher = Plain(place.task.teacher.model, place.task.facts).eval()
+    student = precision.arranged(known(place, place.task.student).train())
     optimizer = torch.optim.SGD(student.parameters(), fused=True, **SGD)
-    layout = torch.channels_last if precision.channels_last else torch.contiguous_format
-    ready = []
-    for images, labels in zip(*(part.split(BATCH_SIZE) for part in place.train), strict=True):
-        pixels = ((images.float() / 255 - 0.5) / 0.5).contiguous(memory_format=layout)
-        with torch.no_grad():
-            ready.append((pixels, labels, teacher(pixels)))
+    batches = ready(place)
 
     def epoch() -> None:
-        for pixels, labels, taught in ready:
-            fast = torch.autocast("cpu", torch.bfloat16) if precision.bfloat16 else nullcontext()
-            with fast:
+        for pixels, labels, taught in batches:
+            with fast(place):
                 logits = student(pixels)
             optimizer.zero_grad()
             loss(logits.float(), taught, labels).backward()
@@ -75,12 +75,36 @@ def bare(place: MadeUp) -> Epoch:
     return epoch
 
 
+def known(place: MadeUp, name: str) -> Plain:
+    """A network as others know it, on the place's device."""
+    return Plain(name, place.task.facts).to(place.device)
+
+
+def ready(place: MadeUp) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of normalised floats in the student's memory format, with labels and the teacher's logits."""
+    layout = torch.channels_last if place.task.precision.channels_last else torch.contiguous_format
+    teacher = known(place, place.task.teacher.model).eval()
+    found = []
+    for images, labels in zip(*(part.split(BATCH_SIZE) for part in place.train), strict=True):
+        pixels = ((images.float() / 255 - 0.5) / 0.5).contiguous(memory_format=layout)
+        with torch.no_grad():
+            found.append((pixels, labels, teacher(pixels)))
+    return found
+
+
+def fast(place: MadeUp) -> AbstractContextManager[Any]:
+    """Autocast, where the student is trained so."""
+    kind = place.device.type
+    return torch.autocast(kind, torch.bfloat16) if place.task.precision.bfloat16 else nullcontext()
+
+
 class Pictures(Dataset[Any]):
     """The images as PIL pictures, cut, mirrored and normalised one by one, as torchvision's datasets are."""
 
     def __init__(self, place: MadeUp) -> None:
         facts = place.task.facts
-        self.pixels = place.train.images[:].permute(0, 2, 3, 1).squeeze(-1).contiguous().numpy()
+        images = place.train.images[:].cpu()
+        self.pixels = images.permute(0, 2, 3, 1).squeeze(-1).contiguous().numpy()
         self.labels = place.train.labels.tolist()
         self.change = transforms.Compose(
             [
@@ -102,13 +126,21 @@ class Pictures(Dataset[Any]):
 
 def shared(place: MadeUp) -> Epoch:
     """The loop of RepDistiller, mdistiller and the tutorials: DataLoader, the teacher in each step, float32."""
-    teacher = Plain(place.task.teacher.model, place.task.facts).eval()
-    student = Plain(place.task.student, place.task.facts).train()
+    teacher = known(place, place.task.teacher.model).eval()
+    student = known(place, place.task.student).train()
     optimizer = torch.optim.SGD(student.parameters(), **SGD)
-    loader = DataLoader(Pictures(place), BATCH_SIZE, shuffle=True, drop_last=True)
+    workers = WORKERS if place.device.type == "cuda" else 0
+    loader = DataLoader(
+        *(Pictures(place), BATCH_SIZE),
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
 
     def epoch() -> None:
-        for images, labels in loader:
+        for pixels, truth in loader:
+            images, labels = pixels.to(place.device), truth.to(place.device)
             with torch.no_grad():
                 taught = teacher(images)
             optimizer.zero_grad()
@@ -131,17 +163,18 @@ def torchdistill(place: MadeUp, cache: Path | None) -> Epoch:
     from torchdistill.core.distillation import DistillationBox
 
     logging.disable(logging.INFO)
-    teacher = Plain(place.task.teacher.model, place.task.facts).eval()
-    student = Plain(place.task.student, place.task.facts)
+    teacher = known(place, place.task.teacher.model).eval()
+    student = known(place, place.task.student)
     box = DistillationBox(
         *(teacher, student, {"train": Pictures(place)}, box_settings(cache)),
-        *(torch.device("cpu"), None, False, 1),
+        *(place.device, None, False, 1),
     )
 
     def epoch() -> None:
         box.pre_epoch_process(epoch=0)
-        for images, labels, known in box.train_data_loader:
-            box.post_forward_process(loss=box.forward_process(images, labels, known))
+        for pixels, truth, kept in box.train_data_loader:
+            images, labels = pixels.to(place.device), truth.to(place.device)
+            box.post_forward_process(loss=box.forward_process(images, labels, kept))
 
     if cache is not None:
         epoch()  # fills it

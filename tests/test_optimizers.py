@@ -21,6 +21,7 @@ PAIRS: list[tuple[type[Optimizer], Any, dict[str, float], dict[str, Any]]] = [
     (Adam, torch.optim.Adam, {}, {}),
     (AdamW, torch.optim.AdamW, {}, {}),
 ]
+FORMATS = [torch.contiguous_format, torch.channels_last]
 TRAINED = """
 import sys
 from pathlib import Path
@@ -82,6 +83,39 @@ def test_each_is_torchs(ours: Any, theirs: Any, more: Any, theirs_more: Any) -> 
     move(known, oracle, 5, 5)
     assert equal(mine, known)
     assert torch.equal(mine[2], weights()[2])
+
+
+@pytest.mark.parametrize(("ours", "more"), [(pair[0], pair[2]) for pair in PAIRS])
+@pytest.mark.parametrize("weights_in", FORMATS)
+@pytest.mark.parametrize("gradients_in", FORMATS)
+@pytest.mark.parametrize("kept_in", FORMATS)
+def test_memory_formats_change_nothing(
+    ours: Any,
+    more: Any,
+    weights_in: torch.memory_format,
+    gradients_in: torch.memory_format,
+    kept_in: torch.memory_format,
+) -> None:
+    """Of weights, gradients, and a checkpoint: a search may go on where another format is faster."""
+
+    def trained(*formats: torch.memory_format) -> Tensor:
+        draws = torch.Generator().manual_seed(0)
+        images = (torch.randn(8, 4, 3, 3, generator=draws) for _ in range(4))
+        weight = nn.Parameter(next(images).contiguous(memory_format=formats[0]))
+        steps = ours([weight], **COMMON, **more)
+        for gradient in images:
+            weight.grad = gradient.contiguous(memory_format=formats[1])
+            steps.step()
+            state = steps.state_dict()
+            for kept in state["state"].values():
+                for name in {"momentum_buffer", "exp_avg", "exp_avg_sq"} & set(kept):
+                    kept[name] = kept[name].contiguous(memory_format=formats[2])
+            steps = ours([weight], **COMMON, **more)
+            steps.load_state_dict(state)
+        return weight.detach()
+
+    expected = trained(*[torch.contiguous_format] * 3)
+    torch.testing.assert_close(trained(weights_in, gradients_in, kept_in), expected)
 
 
 def test_a_step_without_gradients_moves_nothing() -> None:

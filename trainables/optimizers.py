@@ -37,7 +37,9 @@ class Optimizer(ABC):
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters that have a gradient."""
-        moved = [(i, p, p.grad) for i, p in enumerate(self.parameters) if p.grad is not None]
+        moved = [
+            (i, p, laid_out(p.grad, p)) for i, p in enumerate(self.parameters) if p.grad is not None
+        ]
         if moved:
             numbers, parameters, gradients = map(list, zip(*moved, strict=True))
             self._move(numbers, parameters, gradients)
@@ -52,13 +54,25 @@ class Optimizer(ABC):
         return {"state": {number: dict(kept) for number, kept in sorted(self.state.items())}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; `state` may be of torch's optimiser of the same name."""
-        self.state = {
-            int(number): {
-                name: value.to(self.parameters[int(number)].device) for name, value in kept.items()
-            }
-            for number, kept in state["state"].items()
-        }
+        """Go on from there; `state` may be of torch's optimiser of the same name, and of another memory format."""
+        self.state = {int(number): dict(kept) for number, kept in state["state"].items()}
+        for number, kept in self.state.items():
+            parameter = self.parameters[number]
+            for name, value in kept.items():
+                kept[name] = laid_out(value.to(parameter.device), parameter)
+
+
+def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient or what is kept of a parameter, in the parameter's memory format.
+
+    torch's fused updates go through both as they lie in memory and ask no questions.
+    """
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    steps = zip(value.shape, value.stride(), parameter.stride(), strict=True)
+    if all(length == 1 or one == other for length, one, other in steps):
+        return value
+    return torch.empty_like(parameter).copy_(value)
 
 
 class SGD(Optimizer):
