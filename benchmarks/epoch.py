@@ -11,8 +11,6 @@ over rounds. torchdistill takes part where it is installed (`pip install torchdi
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +23,7 @@ import torch
 
 from benchmarks import loops
 from benchmarks.ground import BATCH_SIZE, MadeUp, Pair, fastest
-from benchmarks.sections import load_average, machine, publish, table
+from benchmarks.sections import load_average, machine, run_on_device, table
 from trainables.precision import Precision
 from trainables.training import validate
 
@@ -43,8 +41,6 @@ RESNETS = [
 ]
 ALONE = {LENETS: 1.10, RESNETS[0]: 1.10, RESNETS[1]: 1.10, RESNETS[3]: 1.10}  # at most
 AGAINST = {LENETS: 2.5, RESNETS[1]: 3.4, RESNETS[2]: 5.0, RESNETS[3]: 7.5}  # at least
-
-
 ON_A_GPU = (RESNETS[1], RESNETS[3])
 GPU_STEPS = 196  # a quarter of CIFAR-10's epoch
 
@@ -156,10 +152,7 @@ def section(rounds: int, device: str) -> str:
     header = ("teacher -> student", "trial ms a step", "shared loop / trial", "at least")
     cache = (f"torchdistill, its cache {word} / trial" for word in ("off", "on"))
     second = table((*header, *cache), against)
-    counts = ", ".join(
-        f"{n} steps for {' and '.join(dict.fromkeys(p.student for p in some))}"
-        for n, some in itertools.groupby(pairs, lambda pair: pair.n_steps)
-    )
+    counts = ", ".join(dict.fromkeys(f"{pair.n_steps} steps for {pair.student}" for pair in pairs))
     theirs = loops.torchdistill_version()
     said = (
         f"Batch {BATCH_SIZE}, one thread, {measured_on(device)}, medians of {rounds} rounds; an epoch here is "
@@ -184,16 +177,5 @@ def bfloat16_in_hardware() -> str:
     return "yes" if "avx512_bf16" in text or "amx_bf16" in text else "no"
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
-    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
-    given = parser.parse_args()
-    name = "epoch" if given.device == "cpu" else "epoch_gpu"
-    publish(name, section(given.rounds, given.device), write=given.write)
-
-
 if __name__ == "__main__":
-    main()
+    run_on_device("epoch", str(__doc__), section, ROUNDS)

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
@@ -59,6 +61,19 @@ def run(name: str, about: str, section: Callable[[], str]) -> None:
     parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
     given = parser.parse_args()
     publish(name, section(), write=given.write)
+
+
+def run_on_device(name: str, about: str, section: Callable[[int, str], str], rounds: int) -> None:
+    """A benchmark of so many rounds on a CPU or a GPU, whose sections have names of their own."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device must be cpu where torch sees no GPU, got cuda")
+    section_name = name if given.device == "cpu" else f"{name}_gpu"
+    publish(section_name, section(given.rounds, given.device), write=given.write)
 
 
 def replaced(text: str, name: str, section: str) -> str:

@@ -11,7 +11,6 @@ its own. What the two ways have in common is the network, the numbers it is trai
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import tempfile
 import time
@@ -28,7 +27,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from benchmarks import loops
 from benchmarks.epoch import GPU_STEPS, LENETS, RESNETS, ROUNDS, finished, place_of
 from benchmarks.ground import BATCH_SIZE, MadeUp, Pair, fastest
-from benchmarks.sections import load_average, machine, publish, table
+from benchmarks.sections import load_average, machine, run_on_device, table
 from trainables.precision import Precision
 from trainables.recipe import make_optimizer
 
@@ -128,11 +127,11 @@ def rows(pair: Pair, folder: Path, counts: Sequence[int], timing: Timing) -> lis
     return found
 
 
-def section(timing: Timing) -> str:
+def section(rounds: int, device: str) -> str:
     """Measure everything; the Markdown section."""
     torch.set_num_threads(1)
-    before, device = load_average(), timing.device
-    pairs = PAIRS[device]
+    before = load_average()
+    pairs, timing = PAIRS[device], Timing(device, rounds)
     if device == "cuda":
         pairs = tuple(replace(pair, n_steps=GPU_STEPS) for pair in pairs)
     with tempfile.TemporaryDirectory(prefix="kdtune-benchmark-") as folder:
@@ -144,20 +143,9 @@ def section(timing: Timing) -> str:
     header = ["student", "precision", "students", "as processes, steps a second", "/ one process"]
     header += ["mapped in one, steps a second", "/ one process"]
     where = torch.cuda.get_device_name() if device == "cuda" else "the CPU, one thread a process"
-    said = f"kd at batch {BATCH_SIZE} on {where}; medians of {timing.rounds} rounds."
+    said = f"kd at batch {BATCH_SIZE} on {where}; medians of {rounds} rounds."
     return f"{table(header, found)}\n\n{said} {machine(('torch',), before)}"
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
-    parser.add_argument("--write", action="store_true", help="replace the section in RESULTS.md")
-    given = parser.parse_args()
-    name = "students" if given.device == "cpu" else "students_gpu"
-    publish(name, section(Timing(given.device, given.rounds)), write=given.write)
-
-
 if __name__ == "__main__":
-    main()
+    run_on_device("students", str(__doc__), section, ROUNDS)
